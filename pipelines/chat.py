@@ -1,0 +1,157 @@
+"""Talk to a finished model, or put two beside each other: plain transformers `generate`, nothing of the stages.
+
+A model without a chat template (a base model from elsewhere) continues the last text instead. Sampling is from the
+model's own distribution at the given temperature: no top-k, no top-p, as everywhere in gptlife; 0 is greedy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptlife.data.config import UserError
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn. `max_tokens` bounds one answer; `seed` makes a conversation repeatable."""
+
+    temperature: float = 0.7
+    max_tokens: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A loaded model and its tokenizer; `answer` is all it does."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    def answer(self, messages: Messages, sampling: Sampling, seed: int) -> str:
+        """The model's next turn. Oldest turns are dropped where the conversation exceeds the model's context.
+
+        Raises:
+            UserError: when not even the last turn fits.
+        """
+        import torch
+
+        ids = self._fitting_ids(messages, sampling.max_tokens)
+        prompt_BP = torch.tensor([ids], device=self.model.device)
+        greedy, end = sampling.temperature == 0, self.tokenizer.eos_token_id
+        torch.manual_seed(seed)
+        output_BT = self.model.generate(
+            prompt_BP,
+            attention_mask=torch.ones_like(prompt_BP),
+            max_new_tokens=sampling.max_tokens,
+            do_sample=not greedy,
+            temperature=None if greedy else sampling.temperature,
+            top_k=None if greedy else 0,
+            top_p=None if greedy else 1.0,
+            eos_token_id=end,
+            pad_token_id=end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+        )
+        return str(self.tokenizer.decode(output_BT[0, len(ids) :], skip_special_tokens=True)).strip()
+
+    def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
+        from gptlife.stages.models import context_of
+
+        room = context_of(self.model) - max_tokens
+        start = 0
+        while len(ids := self._ids(messages[start:])) > room:
+            start += 2  # a turn and its answer
+            if start >= len(messages):
+                raise UserError(
+                    f"{self.name}: the prompt has {len(ids)} tokens, and {max(room, 0)} fit beside an answer of "
+                    f"{max_tokens}; shorten it, or lower --max-tokens"
+                )
+        return ids
+
+    def _ids(self, messages: Messages) -> list[int]:
+        from gptlife.data.tokens import encode_prompt, encode_text
+
+        if self.tokenizer.chat_template is None:
+            return list(encode_text(self.tokenizer, messages[-1]["content"]))
+        return list(encode_prompt(self.tokenizer, messages))
+
+
+def load(path: Path) -> Speaker:
+    """The language model in a directory, on the best device there is.
+
+    Raises:
+        UserError: when there is no language model in it.
+    """
+    if not is_language_model(path):
+        raise UserError(f"{path}: no language model to talk to; give an output of pretrain, sft or ppo")
+    from transformers import AutoModelForCausalLM
+
+    from gptlife.stages.models import best_device, load_tokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto")
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise UserError(f"{path}: no model can be loaded ({reason}); check the directory") from None
+    return Speaker(path.name, model.to(best_device(None)).eval(), load_tokenizer(path))
+
+
+def is_language_model(path: Path) -> bool:
+    """Whether a directory's config.json is that of a model that writes (a reward model only scores)."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not any("Classification" in name for name in config.get("architectures") or [])
+
+
+def talk(speaker: Speaker, lines: Iterable[str], write: Callable[[str], None], sampling: Sampling) -> None:
+    """A conversation: each line is a turn of the user; `/reset` begins anew, `/quit` ends it."""
+    if speaker.tokenizer.chat_template is None:
+        write(f"({speaker.name} has no chat template: it continues each line as text)")
+    messages: Messages = []
+    for line in lines:
+        text = line.strip()
+        if text == "/quit":
+            return
+        if text == "/reset":
+            messages = []
+            write("(a new conversation)")
+        elif text:
+            messages.append({"role": "user", "content": text})
+            answer = speaker.answer(messages, sampling, sampling.seed + len(messages))
+            messages.append({"role": "assistant", "content": answer})
+            write(answer)
+
+
+def compare(
+    speakers: Sequence[Speaker], prompts: Iterable[Messages], sampling: Sampling
+) -> Iterable[tuple[str, list[str]]]:
+    """For each prompt its last turn and every speaker's answer, all drawn with the same seed."""
+    for number, messages in enumerate(prompts):
+        yield messages[-1]["content"], [s.answer(messages, sampling, sampling.seed + number) for s in speakers]
+
+
+def read_prompts(path: Path, limit: int) -> list[Messages]:
+    """The first `limit` prompts of a file: of a .txt one a line, of any other what the formats know.
+
+    Raises:
+        UserError: when it is missing or has none.
+    """
+    if path.suffix != ".txt":
+        from gptlife.data.formats import prompts
+        from gptlife.data.sources import Source
+
+        return [row["messages"] for row in prompts([Source(path=str(path), limit=limit)])]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as text ({error}); give a file of prompts") from None
+    if not lines:
+        raise UserError(f"{path}: no prompt in it; write one a line")
+    return [[{"role": "user", "content": line}] for line in lines[:limit]]

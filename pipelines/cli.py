@@ -1,0 +1,287 @@
+"""The command line: `gptlife plan | run | show | report | chat | compare | data check | recipes`.
+
+Every command is a few lines over the modules beside it. Nothing here imports torch before a model must speak.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from gptlife.data.config import UserError, read_yaml
+
+if TYPE_CHECKING:
+    from gptlife.pipelines.lifecycle import Step
+    from gptlife.pipelines.planner import Planned
+    from gptlife.pipelines.recipe import Recipe
+    from gptlife.pipelines.store import Store
+
+app = typer.Typer(
+    help="The full life of a GPT: text, tokenizer, pretraining, SFT, comparisons, reward model, PPO, evaluation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at data before it is used.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name (see `gptlife recipes`) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="step.field=value, seed=3, vars.name=value, step=null (leave it out)."),
+]
+StoreDir = Annotated[Path, typer.Option("--store", help="Directory of all outputs.")]
+Target = Annotated[str, typer.Argument(help="An address, a directory, or a recipe that was run (recipe:step).")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+HERE = Path("store")
+
+
+def main() -> None:
+    """Entry point: what the user can mend is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"gptlife: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("gptlife: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _lifecycle() -> tuple[Step, ...]:
+    from gptlife.pipelines.lifecycle import LIFECYCLE
+
+    return LIFECYCLE
+
+
+def _plan(source: str, overrides: list[str] | None, store_dir: Path) -> tuple[Recipe, list[Planned], Store]:
+    from gptlife.pipelines import planner, recipe
+    from gptlife.pipelines.store import Store
+
+    store = Store(store_dir)
+    loaded = recipe.load(source, overrides or [], _lifecycle())
+    return loaded, planner.plan(loaded, store), store
+
+
+def _console() -> Console:
+    # Piped output is for programs: wide enough that no address is cut.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+@app.command()
+def plan(recipe: RecipeName, overrides: Overrides = None, store: StoreDir = HERE) -> None:
+    """Show what a recipe would do: the address of every step, and whether it is there. Runs nothing."""
+    _, planned, _ = _plan(recipe, overrides, store)
+    table = Table("step", "address", "state", "launcher", box=None, pad_edge=False)
+    for step in planned:
+        launcher = f"adopted: {step.adopted}" if step.adopted else " ".join(step.launcher)
+        table.add_row(step.name, step.address, step.state, launcher)
+    _console().print(table)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    store: StoreDir = HERE,
+    until: Annotated[str | None, typer.Option(help="The last step to run.")] = None,
+    fresh: Annotated[
+        list[str] | None, typer.Option(help="Remove this step's output and make it again (repeatable; `all`).")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Where the report goes; <store>/reports/ otherwise.")] = None,
+) -> None:
+    """Run a recipe: every step whose output is not there yet, then the report. Run it again to resume."""
+    from gptlife.pipelines import runner
+
+    loaded, planned, opened = _plan(recipe, overrides, store)
+    raise typer.Exit(runner.run(loaded, planned, opened, until=until, fresh=fresh or [], report=report))
+
+
+@app.command()
+def report(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    store: StoreDir = HERE,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page to write.")] = None,
+) -> None:
+    """Write a recipe's report again. Without overrides those of its last run hold."""
+    from gptlife.pipelines import report as page
+    from gptlife.pipelines.store import Store
+
+    if not overrides and (last := Store(store).last_run(Path(recipe).stem)):
+        recipe, overrides = last["recipe"], last["overrides"]
+    loaded, planned, opened = _plan(recipe, overrides, store)
+    path = output or opened.root / "reports" / f"{loaded.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(page.write(planned, path))
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from gptlife.pipelines.recipe import shipped
+
+    table = Table("recipe", "what it is", box=None, pad_edge=False)
+    for name, line in shipped().items():
+        table.add_row(name, line)
+    _console().print(table)
+
+
+@app.command()
+def show(target: Target, store: StoreDir = HERE) -> None:
+    """Show a finished output: how it was made, from what, and its metrics."""
+    from gptlife.pipelines.store import Store
+    from gptlife.stages import artifact
+
+    opened = Store(store)
+    path = opened.find(target)
+    if not artifact.is_complete(path):
+        raise UserError(f"{path}: no finished output of gptlife (it has no {artifact.MANIFEST}); try another directory")
+    manifest = artifact.read_json(path / artifact.MANIFEST)
+    console = _console()
+    console.print(f"[bold]{manifest['address']}[/bold]  {path}", soft_wrap=True)
+    console.print(_pairs({k: v for k, v in manifest.items() if k not in ("identity", "files", "inputs", "address")}))
+    console.print("\nmade from", style="bold")
+    console.print(_lineage(path, manifest, opened))
+    for title, name, read in (
+        ("config", artifact.STAGE_FILE, read_yaml),
+        ("metrics", artifact.METRICS, artifact.read_json),
+    ):
+        if (path / name).is_file():
+            console.print(f"\n{title}", style="bold")
+            noted = ("identity", "inputs", "output", "stage", "version")
+            console.print(_pairs({k: v for k, v in read(path / name).items() if title != "config" or k not in noted}))
+
+
+def _pairs(values: dict[str, Any]) -> Table:
+    """A table of names and values; nested tables become dotted names."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _flat(values):
+        table.add_row(f"  {name}", value)
+    return table
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{key}", f"{value:.6g}"
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{key}", text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _lineage(path: Path, manifest: dict[str, Any], store: Store) -> Tree:
+    """The output and, below it, what it was made from, down to the text."""
+    from gptlife.stages import artifact
+
+    tree = Tree(manifest["address"])
+    for name, address in manifest["inputs"].items():
+        beside = next((p for p in (path.parent / address, store.path(address)) if artifact.is_complete(p)), None)
+        if beside is None:
+            tree.add(f"{name}: {address} (not in this store)")
+        else:
+            branch = _lineage(beside, artifact.read_json(beside / artifact.MANIFEST), store)
+            branch.label = f"{name}: {branch.label}"
+            tree.children.append(branch)
+    return tree
+
+
+@app.command()
+def chat(
+    target: Target,
+    store: StoreDir = HERE,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 200,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a finished model; /reset begins a new conversation, /quit ends it."""
+    from gptlife.pipelines import chat as talking
+    from gptlife.pipelines.store import Store
+
+    path = Store(store).find(target, talking.is_language_model)
+    speaker = talking.load(path)
+    print(f"{path.name} (/reset, /quit)", file=sys.stderr)
+    talking.talk(speaker, _typed(), print, talking.Sampling(temperature, max_tokens, seed))
+
+
+def _typed() -> Iterator[str]:
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+
+
+@app.command()
+def compare(
+    a: Target,
+    b: Target,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts: .txt (one a line) or any known format.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="One prompt (repeatable).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many prompts of the file.")] = 10,
+    store: StoreDir = HERE,
+    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = 200,
+    seed: Seed = 0,
+) -> None:
+    """Two models' answers to the same prompts, side by side."""
+    from gptlife.pipelines import chat as talking
+    from gptlife.pipelines.store import Store
+
+    asked = [[{"role": "user", "content": text}] for text in prompt or []]
+    if prompts is not None:
+        asked += talking.read_prompts(prompts, limit)
+    if not asked:
+        raise UserError("compare: no prompts; give --prompt TEXT or --prompts FILE")
+    opened = Store(store)
+    paths = [opened.find(target, talking.is_language_model) for target in (a, b)]
+    table = Table("prompt", *(path.name for path in paths), show_lines=True)
+    sampling = talking.Sampling(temperature, max_tokens, seed)
+    for text, answers in talking.compare([talking.load(path) for path in paths], asked, sampling):
+        table.add_row(*(_plain(cell) for cell in (text, *answers)))
+    _console().print(table)
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)  # an answer may hold [brackets], which rich would read as markup
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[str, typer.Argument(help="A data file (or a quoted glob).")],
+    tokenizer: Annotated[str | None, typer.Option(help="Directory of a tokenizer: lengths in its tokens.")] = None,
+) -> None:
+    """Format, row count, lengths, duplicates and every problem of a data file, with line numbers.
+
+    Exits with 1 where a row can't be used.
+    """
+    from gptlife.data.check import check, render
+
+    found = check(file, tokenizer)
+    print(render(found))
+    raise typer.Exit(1 if found.problems else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The life of a model on one screen: which stage reads which. Stages do not know each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gptlife.stages import comparisons, evaluation, ppo, pretrain, reward_model, sft, tokenizer
+from gptlife.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage at its place in the chain; `inputs` maps the stage's input names to names of earlier steps."""
+
+    stage: Stage
+    module: str
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the recipe's table and the address are called."""
+        return self.stage.name
+
+
+def step(stage: Stage, **inputs: str) -> Step:
+    """Wire `stage`: input name = name of the step whose output it reads."""
+    return Step(stage, stage.run.__module__, inputs)
+
+
+LIFECYCLE = (
+    step(tokenizer.STAGE),
+    step(pretrain.STAGE, tokenizer="tokenizer"),
+    step(sft.STAGE, base="pretrain"),
+    step(comparisons.STAGE, policy="sft"),
+    step(reward_model.STAGE, base="sft", comparisons="comparisons"),
+    step(ppo.STAGE, policy="sft", reward="reward_model"),
+    step(evaluation.STAGE, base="pretrain", sft="sft", ppo="ppo", reward="reward_model"),
+)

@@ -1,0 +1,254 @@
+"""Run a plan: for every step that is not done, write its stage.yaml and start `python -m gptlife.stages.X` on it.
+
+The command is the one that a person types, with the recipe's launcher in front. What a stage reads, writes, resumes
+and locks is its own affair (stages/stage.py); the runner only starts, waits, passes signals on and keeps the report.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import yaml
+
+from gptlife.data.config import UserError, suggest
+from gptlife.pipelines.planner import Planned, address_now
+from gptlife.pipelines.recipe import Recipe
+from gptlife.pipelines.store import Store
+from gptlife.stages import artifact
+
+_UNUSED_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
+
+
+def run(
+    recipe: Recipe,
+    planned: list[Planned],
+    store: Store,
+    *,
+    until: str | None = None,
+    fresh: Sequence[str] = (),
+    report: Path | None = None,
+) -> int:
+    """Make everything in `planned` that is not there, up to the step `until`, and write the report.
+
+    `fresh` names steps whose outputs are removed first (`all`: every one); what lies downstream of them stays.
+
+    Returns:
+        The exit code: 0 done; 1 a stage failed; 2 a stage refused; 128 + n stopped by signal n.
+
+    Raises:
+        UserError: for what is found before a stage starts.
+    """
+    wanted = _up_to(planned, until)
+    _remove_fresh(wanted, store, fresh)
+    _look_for_launchers(wanted)
+    same = store.record_run(recipe, planned)
+    page = report or store.root / "reports" / f"{recipe.name}.html"
+    started: list[str] = []
+    try:
+        for step in wanted:
+            if code := _make(step, store, started):
+                return code
+        return 0
+    finally:
+        if started or not same or not page.is_file():
+            _write_report(planned, page)
+        if page.is_file():
+            _say("report", str(page))
+
+
+def _make(step: Planned, store: Store, started: list[str]) -> int:
+    """Bring one step to `done`; adds its name to `started` unless it was `done` before."""
+    if step.state == "done":
+        if not step.external:
+            store.check(step.path, step.name)
+        _say(step.name, f"done      {_place(step)}")
+        return 0
+    if address_now(step, store.hash_file) != step.address:
+        raise UserError(f"{step.name}: its data changed since the plan was made; run the same command again")
+    started.append(step.name)
+    if step.adopted is not None:
+        _say(step.name, f"fetching  {step.adopted}")
+        fetch(step)
+        return 0
+    _say(step.name, f"{'resuming' if step.state == 'partial' else 'running '}  {step.address}")
+    code, stopped_by = _wait(command(step, store))
+    return _verdict(step, code, stopped_by)
+
+
+def command(step: Planned, store: Store) -> list[str]:
+    """Write a step's stage.yaml into the store; the command line that runs it."""
+    assert step.config is not None
+    stage_file = {
+        "stage": step.stage.name,
+        "version": step.stage.version,
+        "inputs": {name: str(upstream.path) for name, upstream in step.inputs.items()},
+        "output": str(step.path),
+        **step.config.model_dump(mode="json"),
+    }
+    text = yaml.safe_dump(stage_file, sort_keys=False, allow_unicode=True)
+    path = store.write(f".work/{step.address}.stage.yaml", text)
+    return [*(step.launcher or (sys.executable,)), "-m", step.module, "--config", str(path)]
+
+
+def _wait(words: list[str]) -> tuple[int, int | None]:
+    """Run a command to its end; its exit code, and the signal that was passed on to it, if any.
+
+    The child is a process group of its own, and a signal goes to the whole group, as a terminal's Ctrl-C would:
+    launchers start children that must hear it too, and nobody hears it twice.
+    """
+    with _caught_signals() as caught:
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0)
+        caught.target = child.pid
+        return child.wait(), caught.number
+
+
+class _Caught:
+    """The signals that arrived while a child runs, and the process group they are passed on to."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._target: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._pass_on()
+
+    @property
+    def target(self) -> int | None:
+        return self._target
+
+    @target.setter
+    def target(self, group: int) -> None:
+        self._target = group
+        self._pass_on()  # one that came before the child was there
+
+    def _pass_on(self) -> None:
+        if self._target is not None and self.number is not None:
+            try:
+                os.killpg(self._target, self.number)
+            except ProcessLookupError:
+                return
+
+
+@contextmanager
+def _caught_signals() -> Iterator[_Caught]:
+    caught = _Caught()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored (nohup) stays ignored.
+    before = {n: signal.signal(n, caught) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
+    """Exit code of the run after a stage ended with `code`, and the line that says why (the stage says its own)."""
+    if stopped_by is not None:
+        if code != 130:
+            _complain(step, f"stopped by {signal.Signals(stopped_by).name}; run the same command again to resume")
+        return 128 + stopped_by
+    if code in (2, 130):
+        return code
+    if code == 0 and step.state == "done":
+        return 0
+    if code == 0:
+        problem = f"ended without an output at {step.path}; check the launcher"
+    elif code == -signal.SIGKILL:
+        problem = "killed by SIGKILL (out of memory is the usual reason)"
+    elif code < 0:
+        problem = f"killed by {signal.Signals(-code).name}"
+    else:
+        problem = f"failed with exit code {code} (its messages are above)"
+    log = artifact.partial_of(step.path) / artifact.LOG
+    _complain(step, f"{problem}{f'; log: {log}' if log.is_file() else ''}; run the same command again to resume")
+    return 1
+
+
+def fetch(step: Planned) -> None:
+    """Download an adopted hub model into the store, complete as any other output.
+
+    Raises:
+        UserError: when the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    assert step.adopted is not None
+    hub, revision = step.adopted.hub, step.adopted.revision
+    assert hub is not None
+    note = {"stage": step.name, "adopted": str(step.adopted)}
+    with artifact.locked(step.path):
+        if step.state == "done":  # by another process, between the plan and the lock
+            return
+        partial = artifact.begin(step.path, {**note, "identity": note})
+        try:
+            snapshot_download(hub, revision=revision, local_dir=partial, ignore_patterns=_UNUSED_WEIGHTS)
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{step.name}: {step.adopted} can't be fetched ({reason}); check id, revision and network, "
+                "or adopt a local directory"
+            ) from None
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        manifest = {**note, "address": step.address, "inputs": {}, "versions": artifact.versions()}
+        artifact.commit(partial, step.path, manifest)
+
+
+def _up_to(planned: list[Planned], until: str | None) -> list[Planned]:
+    names = [step.name for step in planned]
+    if until is None:
+        return planned
+    if until not in names:
+        raise UserError(f"--until {until}: the recipe has no such step{suggest(until, names)}")
+    return planned[: names.index(until) + 1]
+
+
+def _remove_fresh(wanted: list[Planned], store: Store, fresh: Sequence[str]) -> None:
+    by_name = {step.name: step for step in wanted}
+    for name in fresh:
+        if name != "all" and name not in by_name:
+            raise UserError(f"--fresh {name}: no such step in this run{suggest(name, [*by_name, 'all'])}")
+        if name != "all" and by_name[name].external:
+            raise UserError(f"--fresh {name}: adopted from {by_name[name].path}, which is not gptlife's to remove")
+    for step in wanted:
+        if not step.external and ("all" in fresh or step.name in fresh):
+            store.remove(step.path)
+
+
+def _look_for_launchers(wanted: list[Planned]) -> None:
+    for step in wanted:
+        if step.launcher and step.state != "done" and shutil.which(step.launcher[0]) is None:
+            raise UserError(f"{step.name}: launcher '{step.launcher[0]}' is no program here; mend `launcher`")
+
+
+def _write_report(planned: list[Planned], page: Path) -> None:
+    """The page is a courtesy: when it can't be written, the run is as good as without."""
+    try:
+        from gptlife.pipelines import report
+
+        page.parent.mkdir(parents=True, exist_ok=True)
+        report.write(planned, page)
+    except Exception as error:
+        print(f"gptlife: no report ({type(error).__name__}: {error}); try again: gptlife report", file=sys.stderr)
+
+
+def _place(step: Planned) -> str:
+    return f"{step.address}  (adopted: {step.adopted})" if step.adopted else step.address
+
+
+def _complain(step: Planned, text: str) -> None:
+    print(f"{step.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _say(name: str, text: str) -> None:
+    print(f"{name:<14}{text}", flush=True)

@@ -1,0 +1,79 @@
+"""Does the reward model know how sure it is? Reliability of its preferences over ranked pairs.
+
+A reward model says that one answer beats another with probability sigmoid(margin). Its favourite is the answer with the
+higher score, its confidence sigmoid(|margin|), between a half and one, and it is right when the labeler preferred that
+answer too. In a calibrated model it is right on four in five of the pairs with confidence 0.8. The expected calibration
+error is the mean distance between the two over bins of equal width (Guo et al. 2017, arXiv 1706.04599, section 2).
+Accuracy alone doesn't show this, and reward models of equal accuracy can be unequally good to optimise (Zheng et al.
+2023, arXiv 2307.04964, section 4).
+
+Left out: bins of equal mass, and fitting a temperature.
+
+Legend: M pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Reliability curve and its summary; plain numbers and lists, so `dataclasses.asdict` of it is JSON."""
+
+    edges: list[float]
+    """Borders of the confidence bins, from 0.5 to 1; a bin holds its lower border, the last one both."""
+    counts: list[int]
+    """Pairs per bin."""
+    confidence: list[float | None]
+    """Mean confidence per bin, None in an empty one."""
+    accuracy: list[float | None]
+    """Fraction of pairs per bin where the model is right, None in an empty one."""
+    ece: float
+    """Expected calibration error, 0 .. 1."""
+    overall_accuracy: float
+    """Fraction of all pairs where the model is right; an equal score counts half."""
+    overall_confidence: float
+    """Mean confidence; above `overall_accuracy` the model is overconfident."""
+    log_loss: float
+    """Mean of -log sigmoid(margin), nats; log 2 for a model that knows nothing."""
+    n: int
+    """Pairs."""
+
+
+def reliability(margins_M: Sequence[float] | NDArray[np.floating], n_bins: int = 10) -> Reliability:
+    """Reliability over pairs; `margins_M[i]` is the score of the preferred answer less that of the other.
+
+    Raises:
+        ValueError: when there is no pair, a margin is not finite, or `n_bins` < 1.
+    """
+    margins_M = np.asarray(margins_M, dtype=np.float64).ravel()
+    if not len(margins_M) or not np.isfinite(margins_M).all() or n_bins < 1:
+        raise ValueError(f"needs finite margins and n_bins >= 1, found {len(margins_M)} margins, {n_bins} bins")
+    confidence_M = 1 / (1 + np.exp(-np.abs(margins_M)))
+    right_M = 0.5 * (1 + np.sign(margins_M))
+    edges = np.linspace(0.5, 1, n_bins + 1)
+    bin_M = np.clip(np.searchsorted(edges, confidence_M, side="right") - 1, 0, n_bins - 1)
+    counts = np.bincount(bin_M, minlength=n_bins)
+    sum_confidence = np.bincount(bin_M, confidence_M, n_bins)
+    sum_right = np.bincount(bin_M, right_M, n_bins)
+    return Reliability(
+        edges=edges.tolist(),
+        counts=counts.tolist(),
+        confidence=_means(sum_confidence, counts),
+        accuracy=_means(sum_right, counts),
+        ece=float(np.abs(sum_right - sum_confidence).sum() / len(margins_M)),
+        overall_accuracy=float(right_M.mean()),
+        overall_confidence=float(confidence_M.mean()),
+        log_loss=float(np.logaddexp(0, -margins_M).mean()),
+        n=len(margins_M),
+    )
+
+
+def _means(sums: NDArray[Any], counts: NDArray[Any]) -> list[float | None]:
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]

@@ -1,0 +1,165 @@
+"""A stage's output directory: begun beside its place, complete by one rename.
+
+    <output>.partial/   work in progress; the same config finds its own checkpoints there again
+    <output>/           complete, always: manifest written last, then the rename
+
+`.<name>.lock` beside it is held (flock, gone with the process) while somebody works on that output.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gptlife.data.config import UserError, read_yaml, sha256_of_file
+
+MANIFEST = "manifest.json"
+STAGE_FILE = "stage.yaml"
+METRICS = "metrics.json"
+LOG = "log.jsonl"
+CHECKPOINTS = "checkpoints"
+_VERSIONED = ("gptlife", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
+
+
+def is_complete(output: Path) -> bool:
+    """Whether a finished artefact lies at `output`."""
+    return (output / MANIFEST).is_file()
+
+
+def partial_of(output: Path) -> Path:
+    """Where work towards `output` happens."""
+    return output.with_name(output.name + ".partial")
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the lock of `output`.
+
+    Raises:
+        UserError: when another process holds it, or the folder can't be written.
+    """
+    path = output.with_name(f".{output.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{path.parent}: can't be written ({error.strerror}); choose another place") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{output}: another process is working on it; wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def begin(output: Path, stage_file: Mapping[str, Any]) -> Path:
+    """Open (or find again) the partial directory of `output` and write what it is to become.
+
+    Raises:
+        UserError: when a partial directory of another config lies there already.
+    """
+    if output.exists() and not is_complete(output):
+        raise UserError(f"{output}: exists but is no finished output (no {MANIFEST}); move it away, then run again")
+    partial = partial_of(output)
+    record = partial / STAGE_FILE
+    if record.is_file():
+        before = read_yaml(record)
+        changed = sorted(key for key in {*before, *stage_file} if before.get(key) != stage_file.get(key))
+        # Where inputs lie, and how the work is spread, may change between runs of one address.
+        if changed and before.get("identity") != stage_file.get("identity"):
+            raise UserError(
+                f"{partial}: begun with another config (differs in: {', '.join(changed)}); "
+                "remove it, or give another output"
+            )
+    partial.mkdir(parents=True, exist_ok=True)
+    write_text(record, yaml.safe_dump(dict(stage_file), sort_keys=False, allow_unicode=True))
+    return partial
+
+
+def commit(partial: Path, output: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest (with size and sha256 of every file) and move the directory to its place in one rename."""
+    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+    files = {
+        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(str(path))}
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(partial / MANIFEST, {**manifest, "files": files})
+    os.rename(partial, output)
+    sync_directory(output.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of readable JSON. NaN is refused: a metric that is no number is left out by who makes it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Decode a JSON file that gptlife wrote.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run the stage that makes it") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: damaged ({error.msg}); run its stage again with --fresh") from None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_commit() -> str | None:
+    """The commit of the source tree this runs from, with `+` where it has uncommitted changes; None elsewhere."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit_id = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        if commit_id.returncode != 0:
+            return None
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit_id.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,239 @@
+"""Stage `comparisons`: sample K answers a prompt from the policy and have labelers rank them.
+
+K is drawn from 4..9 for each prompt, and one labeler ranks all K at once (Ouyang et al. 2022, section 3.5); equal ranks
+are ties, which the ranking loss drops. Held-out prompts are ranked by a labeler of each group, so that the reward
+model's accuracy can be read beside the labelers' agreement with each other.
+
+Output: `train.jsonl` and `validation.jsonl`, a row a ranking: messages, answers, finished, ranks, labeler, group, meta.
+Work is cut into chunks that are kept as they are done; a stage that was killed goes on with the next chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlife.data.config import Execution, UserError
+from gptlife.data.sources import Data
+from gptlife.reward.judges import JudgeConfig, Labeler, PanelConfig
+from gptlife.stages.stage import Metrics, Stage, StageConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Row = dict[str, Any]
+
+
+class ComparisonsConfig(StageConfig):
+    """Sample answers and have them ranked."""
+
+    prompts: Data
+    """Prompts to answer; conversations count without their last answer."""
+    validation: Data | float = 0.1
+    """Prompts whose rankings are held aside, or the share of `prompts`."""
+    labelers: PanelConfig
+    """Who ranks the training answers."""
+    heldout_labelers: PanelConfig | None = None
+    """A second group, who rank the held-out answers as well."""
+    gold: JudgeConfig | None = None
+    """A judge that measures the labelers: accuracy that perfect knowledge would have on their rankings."""
+    answers_min: int = 4
+    """Fewest answers a prompt. [InstructGPT 3.5]"""
+    answers_max: int = 9
+    """Most answers a prompt. [InstructGPT 3.5]"""
+    max_new_tokens: int = 256
+    """Longest answer."""
+    temperature: float = 1.0
+    """Of sampling. [InstructGPT C.4]"""
+    rows: Execution[int] = 256
+    """Answers decoded together on one process."""
+    chunk: Execution[int] = 256
+    """Prompts between savings."""
+
+
+def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
+    """Sample and rank; metrics: rankings, pairs, ties, agreement of the labelers, ceilings."""
+    from gptlife.data.formats import prompts
+    from gptlife.stages import models
+    from gptlife.stages.sft import split
+    from gptlife.stages.training import accelerator_of
+
+    started = time.monotonic()
+    if not 2 <= config.answers_min <= config.answers_max:
+        raise UserError(
+            f"comparisons.answers_min: {config.answers_min} to {config.answers_max} answers is no range; "
+            "give at least 2, and answers_max no smaller"
+        )
+    accelerator = accelerator_of(config.device, config.seed)
+    found = prompts(config.prompts, config.seed)
+    if isinstance(config.validation, float):
+        found, held_out = split(found, config.validation, "comparisons.validation")
+    else:
+        held_out = prompts(config.validation, config.seed)
+    tokenizer = models.load_tokenizer(policy)
+    model = models.load_causal(policy).to(accelerator.device).eval()
+    metrics: Metrics = {}
+    for name, rows in (("train", found), ("validation", held_out)):
+        sampled = _sample_all(config, accelerator, model, tokenizer, rows, name, output)
+        if accelerator.is_main_process:
+            rankings = _rank_all(config, sampled, name)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rankings)
+            (output / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            metrics |= {f"{name}_{key}": value for key, value in summary(rankings).items()}
+            if name == "validation" and config.gold is not None:
+                metrics |= ceilings(rankings, config.gold)
+    return {**metrics, "seconds": round(time.monotonic() - started, 2)}
+
+
+def _sample_all(
+    config: ComparisonsConfig,
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Row],
+    name: str,
+    output: Path,
+) -> list[Row]:
+    """Every prompt with its `answers` and `finished`, in order; each chunk is shared out over the processes."""
+    from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+    from gptlife.stages.journal import Journal
+
+    folder = output / CHECKPOINTS
+    main = accelerator.is_main_process
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+    done: list[Row] = []
+    starts = range(0, len(prompts), config.chunk)
+    with Journal(output, f"answers {name}", len(prompts), track=None, main=main) as journal:
+        for number, start in enumerate(starts):
+            path = folder / f"{name}-{number:06d}-of-{config.chunk}.json"
+            if not path.is_file():
+                part = _sample_chunk(config, accelerator, model, tokenizer, prompts, name, start)
+                if main:
+                    write_json(path, part)
+                accelerator.wait_for_everyone()
+            done += read_json(path)
+            n_answers = sum(len(row["answers"]) for row in done)
+            journal.log(len(done), {"answers": n_answers}, f"{n_answers} answers")
+    return done
+
+
+def _sample_chunk(
+    config: ComparisonsConfig,
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Row],
+    name: str,
+    start: int,
+) -> list[Row]:
+    from accelerate.utils import gather_object
+
+    from gptlife.stages.answering import answer_rows
+
+    wanted = []
+    for index in range(start, min(start + config.chunk, len(prompts))):
+        count = random.Random(f"K {config.seed} {name} {index}").randint(config.answers_min, config.answers_max)
+        wanted += [(index, index * 1000 + k) for k in range(count)]
+    mine = wanted[accelerator.process_index :: accelerator.num_processes]
+    sampled = answer_rows(
+        model,
+        tokenizer,
+        [prompts[index] for index, _ in mine],
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=f"{config.seed} {name}",
+        numbers=[number for _, number in mine],
+        rows=config.rows,
+        place="comparisons.prompts",
+    )
+    pieces = [(number, index, text, ended) for (index, number), (text, ended) in zip(mine, sampled, strict=True)]
+    if accelerator.num_processes > 1:
+        pieces = gather_object(pieces)
+    rows = {index: {**prompts[index], "answers": [], "finished": []} for index, _ in wanted}
+    for _, index, text, ended in sorted(pieces):
+        rows[index]["answers"].append(text)
+        rows[index]["finished"].append(ended)
+    return list(rows.values())
+
+
+def _rank_all(config: ComparisonsConfig, rows: Sequence[Row], name: str) -> list[Row]:
+    """One ranking a prompt by a labeler drawn for it; held-out prompts get one from each group."""
+    from gptlife.reward.judges import load_panel
+
+    panels = [load_panel(config.labelers)]
+    if name == "validation" and config.heldout_labelers is not None:
+        panels.append(load_panel(config.heldout_labelers, "heldout_labelers"))
+    rankings = []
+    for index, row in enumerate(rows):
+        for panel in panels:
+            rng = random.Random(f"labeler {config.seed} {name} {index} {panel[0].group}")
+            labeler = rng.choice(panel)
+            ranking = _rank(labeler, row, rng)
+            rankings.append({**row, "ranks": ranking, "labeler": labeler.name, "group": labeler.group})
+            if name == "validation" and len(panel) > 1:
+                second = rng.choice([other for other in panel if other is not labeler])
+                rankings[-1]["second_ranks"] = _rank(second, row, rng)
+    return rankings
+
+
+def _rank(labeler: Labeler, row: Row, rng: random.Random) -> list[int]:
+    ranks = labeler.rank(row, row["answers"], rng)
+    if len(ranks) != len(row["answers"]):
+        raise UserError(f"labeler {labeler.name}: gave {len(ranks)} ranks for {len(row['answers'])} answers")
+    return [int(rank) for rank in ranks]
+
+
+def pairs(ranks: Sequence[float]) -> list[tuple[int, int]]:
+    """(better, worse) of every pair that is not tied."""
+    return [
+        (i, j) if ranks[i] < ranks[j] else (j, i) for i, j in combinations(range(len(ranks)), 2) if ranks[i] != ranks[j]
+    ]
+
+
+def summary(rankings: Sequence[Row]) -> dict[str, float]:
+    """Rankings, answers, untied pairs, share of tied pairs, share of answers that ended by themselves."""
+    n_pairs = sum(len(pairs(row["ranks"])) for row in rankings)
+    n_all = sum(len(row["ranks"]) * (len(row["ranks"]) - 1) // 2 for row in rankings)
+    n_answers = sum(len(row["answers"]) for row in rankings)
+    return {
+        "rankings": len(rankings),
+        "answers": n_answers,
+        "pairs": n_pairs,
+        "tie_share": 1 - n_pairs / max(1, n_all),
+        "finished_share": sum(sum(row["finished"]) for row in rankings) / max(1, n_answers),
+    }
+
+
+def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
+    """By group: agreement of two labelers, and the gold judge's accuracy on the labelers' pairs (its ties half)."""
+    from gptlife.reward.judges import load_judge
+
+    judge = load_judge(gold, "comparisons.gold")
+    found: dict[str, float] = {}
+    for group in sorted({row["group"] for row in rankings}):
+        rows = [row for row in rankings if row["group"] == group]
+        agree: list[float] = []
+        right: list[float] = []
+        for row in rows:
+            scores = judge([row] * len(row["answers"]), row["answers"])
+            for better, worse in pairs(row["ranks"]):
+                right.append(0.5 + 0.5 * ((scores[better] > scores[worse]) - (scores[better] < scores[worse])))
+            if "second_ranks" in row:
+                second = set(pairs(row["second_ranks"]))
+                agree += [pair in second for pair in pairs(row["ranks"]) if pair in second or pair[::-1] in second]
+        found[f"ceiling_{group}"] = sum(right) / max(1, len(right))
+        if agree:
+            found[f"agreement_{group}"] = sum(agree) / len(agree)
+    return found
+
+
+STAGE = Stage("comparisons", ComparisonsConfig, run, inputs=("policy",))
+
+if __name__ == "__main__":
+    STAGE.main()

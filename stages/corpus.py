@@ -1,0 +1,55 @@
+"""Text as one stream of tokens on disk: written once by the first process, read by all through a memory map."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from gptlife.data.config import UserError
+from gptlife.data.formats import texts
+from gptlife.data.sources import Source
+from gptlife.data.tokens import encode_texts
+from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+
+def token_stream(
+    data: list[Source], name: str, tokenizer: Any, output: Path, accelerator: Accelerator, seed: int = 0
+) -> tuple[np.ndarray, int]:
+    """Every document's tokens, each followed by end-of-text, in order; and the text's size in bytes.
+
+    The stream lies with the checkpoints under `output` (gone when the stage is committed), so a resumed stage and
+    the other processes don't tokenize again.
+
+    Raises:
+        UserError: when there is no text.
+    """
+    folder = output / CHECKPOINTS
+    path, note = folder / f"{name}.tokens", folder / f"{name}.json"
+    if accelerator.is_main_process and not note.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        size = n_bytes = 0
+        with open(path, "wb") as file:
+            for batch in _batches(texts(data, seed), 1000):
+                n_bytes += sum(len(text.encode("utf-8")) for text in batch)
+                for ids in encode_texts(tokenizer, batch):
+                    size += len(ids) + 1
+                    np.asarray([*ids, tokenizer.eos_token_id], dtype=np.int32).tofile(file)
+        if not n_bytes:
+            raise UserError(f"{name}: the text is empty; give a source with text in it")
+        write_json(note, {"tokens": size, "bytes": n_bytes})
+    accelerator.wait_for_everyone()
+    return np.memmap(path, dtype=np.int32, mode="r"), int(read_json(note)["bytes"])
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

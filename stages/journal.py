@@ -1,0 +1,137 @@
+"""What a stage tells while it works: log.jsonl (a line a step), trackers, and one progress line.
+
+The log is part of the output and is what the report draws. On resume it is cut back to the checkpoint's step, so no
+step stands in it twice and none is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gptlife.stages.artifact import LOG
+
+
+class Journal:
+    """A stage's log, trackers and progress line; silent on every process but the first."""
+
+    def __init__(
+        self, output: Path, name: str, total: int, *, start: int = 0, track: list[str] | None = None, main: bool = True
+    ) -> None:
+        self.main, self.name, self.total = main, name, total
+        self.started = time.time()
+        if not main:
+            return
+        path = output / LOG
+        keep = _lines_up_to(path, start)
+        path.write_text("".join(keep), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
+        self.trackers = [_tracker(kind, output, name) for kind in track or [] if importlib.util.find_spec(kind)]
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn(f"[bold]{name:<12}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self.console,
+            disable=not sys.stderr.isatty(),
+        )
+        self.task = self.progress.add_task(name, total=total, completed=start, status="")
+        self.progress.start()
+        self.spoken = 0.0
+
+    def log(self, step: int, metrics: dict[str, Any], status: str = "") -> None:
+        """One step's metrics (plain numbers; `None` is left out); `status` is shown behind the bar."""
+        if not self.main:
+            return
+        metrics = {key: value for key, value in metrics.items() if value is not None}
+        self.file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
+        self.file.flush()
+        for tracker in self.trackers:
+            tracker.log(step, {key: value for key, value in metrics.items() if isinstance(value, (int, float))})
+        self.progress.update(self.task, completed=step, status=status)
+        if self.progress.disable and (time.time() - self.spoken > 10 or step == self.total):
+            self.spoken = time.time()
+            seconds = self.spoken - self.started
+            print(f"{self.name} {step}/{self.total} [{seconds:.0f} s] {status}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line above the progress bar."""
+        if self.main:
+            self.console.print(f"{self.name}: {text}", highlight=False, markup=False)
+
+    def close(self) -> None:
+        """End the progress line and flush the trackers."""
+        if self.main:
+            self.progress.stop()
+            self.file.close()
+            for tracker in self.trackers:
+                tracker.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_log(output: Path) -> list[dict[str, Any]]:
+    """Every line of an output's log.jsonl; a last line cut short by a kill is left out."""
+    rows = []
+    for line in _lines_up_to(output / LOG, None):
+        rows.append(json.loads(line))
+    return rows
+
+
+def _lines_up_to(path: Path, step: int | None) -> list[str]:
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        if step is None or json.loads(line)["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+class _TensorBoard:
+    def __init__(self, output: Path, name: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(output / "tensorboard"))
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        for key, value in scalars.items():
+            self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WandB:
+    def __init__(self, output: Path, name: str) -> None:
+        import wandb
+
+        self.run = wandb.init(project="gptlife", name=output.name.removesuffix(".partial"), dir=str(output))
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        self.run.log(scalars, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _tracker(kind: str, output: Path, name: str) -> _TensorBoard | _WandB:
+    return {"tensorboard": _TensorBoard, "wandb": _WandB}[kind](output, name)

@@ -1,0 +1,157 @@
+"""Stage `pretrain`: next-token loss on full rows, the GPT-3 recipe at any scale.
+
+Documents are packed to full rows with the end-of-text token between them and no attention mask between documents;
+AdamW .9/.95, gradient norm 1, weight decay .1; linear warm-up and cosine to 10 %, both counted in tokens; the batch
+grows linearly from a small one (Brown et al. 2020, section 2.3 and App. B). Left out: sparse attention.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptlife.data.config import UserError
+from gptlife.data.sources import Data
+from gptlife.stages.presets import Architecture
+from gptlife.stages.stage import Metrics, Stage
+from gptlife.stages.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gptlife.stages.training import Schedule
+
+
+class PretrainConfig(TrainingConfig):
+    """Pretrain a causal language model from random weights."""
+
+    data: Data
+    """Text to learn from."""
+    validation: Data
+    """Text held aside, for the validation loss."""
+    architecture: Architecture = Architecture(preset="gpt3-small")
+    """The decoder to train."""
+    learning_rate: float = 6e-4
+    """Peak. [GPT-3 Small, Table 2.1]"""
+    sequence_length: int = 2048
+    """Tokens a row. [GPT-3, section 2.1]"""
+    tokens: int = 300_000_000_000
+    """Training length in tokens; text is repeated in a new order when it runs out. [GPT-3, Table D.1]"""
+    batch_tokens: int = 524_288
+    """Global batch in tokens. [GPT-3 Small, Table 2.1]"""
+    ramp_from_tokens: int = 32_768
+    """Global batch in tokens at the start. [GPT-3 App. B]"""
+    ramp_tokens: int = 4_000_000_000
+    """The batch grows linearly over so many tokens; 0: full size from the start. [GPT-3 App. B]"""
+    warmup_tokens: int = 375_000_000
+    """Linear warm-up of the learning rate. [GPT-3 App. B]"""
+    decay_tokens: int = 260_000_000_000
+    """The cosine reaches its floor here and stays. [GPT-3 App. B]"""
+    dropout: float = 0.0
+    """On embeddings, attention and residuals. [GPT-1: .1; GPT-3: none]"""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser. [PaLM, section 5: 1e-4]"""
+    validate_every: int = 250
+    """Steps between validation losses."""
+
+
+def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
+    """Train and save; metrics: losses in nats a token, bits per byte, tokens/s, MFU."""
+    from transformers import AutoModelForCausalLM
+
+    from gptlife.reward.reading import SelectedLogits
+    from gptlife.stages import language, models
+    from gptlife.stages.corpus import token_stream
+    from gptlife.stages.hardware import flops_per_token, peak_flops, peak_gpu_memory_mb
+    from gptlife.stages.loop import fit
+    from gptlife.stages.training import accelerator_for
+
+    accelerator = accelerator_for(config)
+    vocabulary = models.load_tokenizer(tokenizer)
+    stream, _ = token_stream(config.data, "pretrain.data", vocabulary, output, accelerator, config.seed)
+    held_out, held_out_bytes = token_stream(config.validation, "pretrain.validation", vocabulary, output, accelerator)
+    rows = language.PackedRows(stream, config.sequence_length)
+    validation = language.PackedRows(held_out, config.sequence_length)
+    if not len(rows) or not len(validation):
+        raise UserError("pretrain.data: fewer than two tokens; give more text")
+
+    settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
+    _check_context(settings, config.sequence_length)
+    for name in models.DROPOUTS:
+        if getattr(settings, name, None) is not None:
+            setattr(settings, name, config.dropout)
+    model = AutoModelForCausalLM.from_config(settings)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    flops, peak = flops_per_token(model, config.sequence_length), peak_flops(accelerator.device)
+
+    def validate(current: nn.Module) -> dict[str, float]:
+        found = language.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
+        nats = found["validation_loss"] * sum(validation.weights)
+        return {**found, "bits_per_byte": nats / math.log(2) / held_out_bytes}
+
+    metrics = fit(
+        SelectedLogits(model),
+        rows,
+        schedule(config, len(rows)),
+        lambda current, batch: language.lm_loss(current, batch, config.z_loss),
+        config,
+        accelerator,
+        output,
+        "pretrain",
+        describe=language.describe_lm,
+        validate=validate,
+        validate_every=config.validate_every,
+    )
+    if accelerator.is_main_process:
+        vocabulary.model_max_length = models.context_of(model)
+        models.save(model, vocabulary, output)
+    rate = metrics["tokens_per_second"] * flops / accelerator.num_processes
+    return {
+        **metrics,
+        "parameters": models.size_of(model),
+        "corpus_tokens": len(stream),
+        "mfu": rate / peak if peak else None,
+        "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
+    }
+
+
+def _check_context(settings: object, sequence_length: int) -> None:
+    context = getattr(settings, "max_position_embeddings", None)
+    if context is not None and sequence_length > context:
+        raise UserError(
+            f"pretrain.sequence_length: {sequence_length} is longer than the model's context of {context}; "
+            "lower it, or raise the context in architecture.fields"
+        )
+
+
+def schedule(config: PretrainConfig, n_rows: int) -> Schedule:
+    """Batch sizes in rows (with the ramp) and learning rates, as functions of the tokens seen.
+
+    Raises:
+        UserError: when a batch would hold no full row.
+    """
+    from gptlife.stages.training import Schedule, cosine
+
+    width = config.sequence_length
+    if config.batch_tokens < width:
+        raise UserError(f"pretrain.batch_tokens: {config.batch_tokens} is less than one row of {width}; raise it")
+    sizes, rates, seen = [], [], 0
+    while seen < config.tokens:
+        grown = min(1.0, seen / config.ramp_tokens) if config.ramp_tokens else 1.0
+        first = min(config.ramp_from_tokens, config.batch_tokens)
+        tokens = first + grown * (config.batch_tokens - first) if config.ramp_tokens else config.batch_tokens
+        rows = max(1, int(tokens) // width)
+        sizes.append(rows)
+        after = min((seen + rows * width) / config.decay_tokens, 1.0)
+        share = cosine(after, config.warmup_tokens / config.decay_tokens, config.final_lr_share)
+        rates.append(config.learning_rate * share)
+        seen += rows * width
+    return Schedule(n_rows, sizes, rates, config.seed)
+
+
+STAGE = Stage("pretrain", PretrainConfig, run, inputs=("tokenizer",))
+
+if __name__ == "__main__":
+    STAGE.main()

@@ -1,0 +1,134 @@
+"""Sampling answers: a cached decode of our own.
+
+Prompts are padded on the left and positions count real tokens. Each step samples one token a row from the softmax at
+the given temperature and keeps its log-probability under that very distribution. Rows that have ended leave the
+batch, so a batch costs its tokens and not its longest row. The uniform number behind every draw is a function of
+(seed, prompt number, step): an answer doesn't depend on batch size, order or world size beyond rounding.
+
+Shapes: B rows, P prompt tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+COMPACT_SHARE = 0.15
+"""Ended rows leave when they are this share of the batch: moving the cache costs about a step."""
+
+
+@dataclass
+class Answer:
+    """One sampled answer."""
+
+    tokens: list[int]
+    """Up to and including the end-of-text token, where it was reached."""
+    logprobs: list[float]
+    """Of each token, under the distribution it was drawn from (temperature included)."""
+    finished: bool
+    """Whether the end-of-text token was reached."""
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    eos: int,
+    seed: str,
+    numbers: Sequence[int] | None = None,
+    rows: int = 256,
+    greedy: bool = False,
+) -> list[Answer]:
+    """One answer a prompt, in the prompts' order.
+
+    Args:
+        model: a causal LM (a LoRA wrapper is fine), on its device.
+        seed: what the draws depend on, together with each prompt's number.
+        numbers: the prompts' numbers; by default 0, 1, ...
+        rows: prompts decoded together; like lengths go together.
+        greedy: take the most likely token; log-probabilities are still those at `temperature`.
+    """
+    numbers = list(range(len(prompts))) if numbers is None else numbers
+    answers: list[Answer | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    was_training, cached = model.training, model.config.use_cache
+    model.eval()
+    for start in range(0, len(order), rows):
+        chunk = order[start : start + rows]
+        draws = torch.tensor([_uniforms(seed, numbers[i], max_new_tokens) for i in chunk], dtype=torch.float32)
+        decoded = _decode(model, [prompts[i] for i in chunk], draws, temperature, eos, greedy)
+        for index, answer in zip(chunk, decoded, strict=True):
+            answers[index] = answer
+    model.train(was_training)
+    model.config.use_cache = cached
+    return [answer for answer in answers if answer is not None]
+
+
+def _uniforms(seed: str, number: int, count: int) -> list[float]:
+    generator = random.Random(f"{seed} {number}")
+    return [generator.random() for _ in range(count)]
+
+
+@torch.no_grad()
+def _decode(
+    model: Any, prompts: Sequence[Sequence[int]], draws_BR: Tensor, temperature: float, eos: int, greedy: bool
+) -> list[Answer]:
+    device = next(model.parameters()).device
+    width = max(len(prompt) for prompt in prompts)
+    tokens_BP = torch.tensor([[eos] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+    positions_B = mask.sum(-1)
+    # `crop`-free cache of the model's own kind; rows leave it by `batch_select_indices`.
+    cache = DynamicCache(config=model.config)
+    draws_BR = draws_BR.to(device)
+    alive = torch.arange(len(prompts), device=device)
+    answers = [Answer([], [], False) for _ in prompts]
+    step_tokens, step_positions = tokens_BP, (mask.cumsum(-1) - 1).clamp(min=0)
+    done_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    for step in range(draws_BR.shape[1]):
+        logits_BV = model(
+            input_ids=step_tokens,
+            attention_mask=mask.long(),
+            position_ids=step_positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        logprobs_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
+        chosen_B = logprobs_BV.argmax(-1) if greedy else _draw(logprobs_BV, draws_BR[alive, step])
+        chosen_logprobs = logprobs_BV.gather(-1, chosen_B.unsqueeze(-1)).squeeze(-1)
+        ended_B = chosen_B == eos
+        for row, token, logprob, ended, done in zip(
+            alive.tolist(), chosen_B.tolist(), chosen_logprobs.tolist(), ended_B.tolist(), done_B.tolist(), strict=True
+        ):
+            if not done:
+                answers[row].tokens.append(token)
+                answers[row].logprobs.append(logprob)
+                answers[row].finished = ended
+        done_B |= ended_B
+        if bool(done_B.all()):
+            break
+        positions_B += 1
+        if float(done_B.float().mean()) >= COMPACT_SHARE:
+            keep = (~done_B).nonzero().squeeze(-1)
+            cache.batch_select_indices(keep)
+            alive, chosen_B, mask = alive[keep], chosen_B[keep], mask[keep]
+            positions_B, done_B = positions_B[keep], done_B[keep]
+        step_tokens, step_positions = chosen_B.unsqueeze(-1), (positions_B - 1).unsqueeze(-1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
+    return answers
+
+
+def _draw(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """Inverse-CDF sampling: the first token whose cumulative probability exceeds the row's uniform number."""
+    cumulative_BV = logprobs_BV.double().exp().cumsum(-1)
+    scaled_B1 = uniforms_B.double().unsqueeze(-1) * cumulative_BV[:, -1:]
+    return torch.searchsorted(cumulative_BV, scaled_B1, right=True).squeeze(-1).clamp(max=logprobs_BV.shape[-1] - 1)

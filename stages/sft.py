@@ -1,0 +1,169 @@
+"""Stage `sft`: fine-tune on demonstrations, with a loss on the assistant's tokens only.
+
+Every assistant turn of a conversation is a target, its end-of-text included. InstructGPT (Ouyang et al. 2022):
+section 3.5 and App. C.1 for the SFT baseline (16 epochs, 9.65e-6, batch 32, residual dropout .2, cosine to 10 %), C.3
+for the model that PPO starts from (2 epochs with 10 % pretraining data). The paper selects by reward-model score; at
+this point of the life there is none yet, so selection here is by validation loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gptlife.data.config import UserError
+from gptlife.data.sources import Data
+from gptlife.stages.stage import Metrics, Stage
+from gptlife.stages.training_config import LoRA, TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class SFTConfig(TrainingConfig):
+    """Fine-tune a base model on conversations."""
+
+    data: Data
+    """Conversations: one `messages` list a row, or any format that is recognised."""
+    validation: Data | float = 0.1
+    """Conversations held aside, or the share of `data` to hold aside."""
+    learning_rate: float = 9.65e-6
+    """Peak. [InstructGPT C.1]"""
+    epochs: float = 16
+    """Passes over the demonstrations. [InstructGPT C.1; 2 in C.3]"""
+    batch_size: int = 32
+    """Global batch in conversations. [InstructGPT C.1]"""
+    warmup_steps: int = 0
+    """[InstructGPT C.1: none]"""
+    weight_decay: float = 0.0
+    """[not given in InstructGPT]"""
+    max_length: int | None = None
+    """Conversations of more tokens are refused; None: the model's context."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """What to do with a conversation of more than `max_length` tokens: `refuse` or `skip`."""
+    residual_dropout: float = 0.2
+    """[InstructGPT C.1]"""
+    packing: bool = False
+    """Fill rows of `max_length` with several conversations that don't see each other (faster on a GPU)."""
+    pretraining: Data | None = None
+    """Text mixed in as plain next-token rows. [InstructGPT C.3]"""
+    pretraining_share: float = 0.1
+    """Share of the examples that are pretraining rows. [InstructGPT C.3]"""
+    pretraining_length: int = 128
+    """Tokens of such a row."""
+    validate_every: int = 0
+    """Steps between validation losses; 0: four times an epoch."""
+    select: bool = True
+    """Keep the weights with the lowest validation loss, not the last ones."""
+    lora: LoRA | None = None
+    """Train low-rank adapters instead of all weights; merged on save."""
+
+
+def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
+    """Fine-tune and save; metrics: losses in nats an assistant token, before and after."""
+    from gptlife.data.formats import conversations
+    from gptlife.data.packing import pack_examples
+    from gptlife.reward.reading import SelectedLogits
+    from gptlife.stages import language, models
+    from gptlife.stages.corpus import token_stream
+    from gptlife.stages.hardware import peak_gpu_memory_mb
+    from gptlife.stages.loop import fit
+    from gptlife.stages.training import accelerator_for, epochs
+
+    accelerator = accelerator_for(config)
+    tokenizer = models.load_tokenizer(base)
+    model = models.load_causal(base, resid_pdrop=config.residual_dropout)
+    limit = config.max_length or models.context_of(model)
+    rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
+    if isinstance(config.validation, float):
+        rows, held_out = split(rows, config.validation, "sft.validation")
+    else:
+        held_out = _rows(conversations(config.validation), tokenizer, limit, config, "sft.validation")
+    examples: Any = language.TargetRows(rows)
+    if config.packing:
+        bins = pack_examples([len(tokens) - 1 for tokens, _ in rows], limit)
+        examples = language.PackedConversations(rows, bins)
+    elif config.pretraining is not None:
+        stream, _ = token_stream(config.pretraining, "sft.pretraining", tokenizer, output, accelerator, config.seed)
+        share = config.pretraining_share
+        wanted = round(len(rows) * share / (1 - share)) * config.pretraining_length + 1
+        examples = language.Joined(examples, language.PackedRows(stream[:wanted], config.pretraining_length))
+    validation = language.TargetRows(held_out)
+    if config.lora is not None:
+        model = models.add_lora(model, config.lora, "CAUSAL_LM")
+    reader = SelectedLogits(model).to(accelerator.device)
+    plan = epochs(config, len(examples), config.batch_size, config.epochs, config.warmup_steps)
+
+    def validate(current: nn.Module) -> dict[str, float]:
+        return language.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
+
+    reader.eval()
+    before = validate(reader)
+    metrics = fit(
+        reader,
+        examples,
+        plan,
+        language.lm_loss,
+        config,
+        accelerator,
+        output,
+        "sft",
+        describe=language.describe_lm,
+        validate=validate,
+        validate_every=config.validate_every or max(1, round(len(plan.sizes) / config.epochs / 4)),
+        keep_best="validation_loss" if config.select else None,
+    )
+    if accelerator.is_main_process:
+        models.save(models.merge_lora(model), tokenizer, output)
+    return {
+        **metrics,
+        "validation_loss_before": before["validation_loss"],
+        "conversations": len(rows),
+        "validation_conversations": len(held_out),
+        "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
+    }
+
+
+def _rows(
+    found: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
+) -> list[tuple[list[int], list[bool]]]:
+    from gptlife.data.tokens import encode_conversation
+
+    rows, skipped = [], 0
+    for number, conversation in enumerate(found, 1):
+        tokens, marks = encode_conversation(tokenizer, conversation["messages"])
+        if len(tokens) <= limit:
+            rows.append((tokens, marks))
+        elif config.too_long == "skip":
+            skipped += 1
+        else:
+            raise UserError(
+                f"{place}: conversation {number} has {len(tokens)} tokens, the limit is {limit}; "
+                "shorten it, raise max_length, or set too_long: skip"
+            )
+    if skipped:
+        log.warning("%s: %d of %d conversations left out (over %d tokens)", place, skipped, len(found), limit)
+    if not rows:
+        raise UserError(f"{place}: no conversation fits in {limit} tokens; raise max_length")
+    return rows
+
+
+def split(rows: list[Any], share: float, place: str) -> tuple[list[Any], list[Any]]:
+    """The rows without the last `share` of them, and that share.
+
+    Raises:
+        UserError: when either part would be empty.
+    """
+    held = round(len(rows) * share)
+    if not 0 < held < len(rows):
+        raise UserError(f"{place}: a share of {share} of {len(rows)} rows leaves no row on one side; give more rows")
+    return rows[:-held], rows[-held:]
+
+
+STAGE = Stage("sft", SFTConfig, run, inputs=("base",))
+
+if __name__ == "__main__":
+    STAGE.main()

@@ -1,0 +1,183 @@
+"""What a stage is: a name, a config, named inputs and a function; and the one way in which it is run.
+
+    STAGE = Stage("sft", SFTConfig, run, inputs=("base",))
+    STAGE.main()      # python -m gptlife.stages.sft --config stage.yaml [field=value ...]
+                      # accelerate launch stages/sft.py --config stage.yaml
+
+The orchestrator and a person use the same `main`. `stage.yaml` is flat: the config's fields, plus `output`
+(a directory), `inputs` (name: directory) and, as notes that are ignored when read, `stage`, `version` and
+`identity`. A finished output carries the `stage.yaml` that re-makes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptlife.data.config import (
+    Config,
+    Execution,
+    HashFile,
+    UserError,
+    apply_overrides,
+    decode,
+    read_yaml,
+    sha256_of_file,
+    suggest,
+)
+from gptlife.stages import artifact
+
+Metrics = dict[str, Any]
+RESERVED = ("stage", "version", "identity", "inputs", "output")
+
+
+class StageConfig(Config):
+    """What every stage has."""
+
+    seed: int = 0
+    """Seed of everything random in the stage."""
+    device: Execution[str | None] = None
+    """`cpu`, `cuda`, `mps`; by default the best there is."""
+    processes: Execution[int | None] = None
+    """How many processes are expected; the stage refuses to run in another number. None: any."""
+    track: Execution[list[str]] = ["tensorboard"]
+    """Trackers that get the curves besides log.jsonl: `tensorboard`, `wandb`. One that is not installed is left out."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a model's life.
+
+    `inputs` must be given, `optional` ones may; `run(config, output, **inputs)` reads only its arguments, writes
+    only under `output` and returns the metrics. `version` is bumped by hand when the same config would give
+    another result.
+    """
+
+    name: str
+    config: type[StageConfig]
+    run: Callable[..., Metrics]
+    inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    version: int = 1
+
+    def identity(self, config: StageConfig, hash_file: HashFile = sha256_of_file) -> dict[str, Any]:
+        """What enters the address besides the inputs' addresses."""
+        return {"stage": self.name, "version": self.version, "config": config.identity(hash_file)}
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """Command line of one stage; exits with 0, 2 (something the user can mend) or 130 (interrupted)."""
+        parser = argparse.ArgumentParser(prog=f"gptlife.stages.{self.name}", description=self.config.__doc__)
+        parser.add_argument("--config", required=True, type=Path, help="a stage.yaml: fields, inputs, output")
+        parser.add_argument("overrides", nargs="*", metavar="field=value")
+        arguments = parser.parse_args(argv)
+        try:
+            raw = apply_overrides(read_yaml(arguments.config), arguments.overrides)
+            self.execute(raw, str(arguments.config))
+        except UserError as error:
+            if rank() == 0:
+                print(f"{self.name}: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted; run the same command again to resume", file=sys.stderr)
+            sys.exit(130)
+
+    def execute(self, raw: Mapping[str, Any], where: str) -> None:
+        """Run the stage that the decoded `stage.yaml` describes; does nothing where its output is complete."""
+        if raw.get("stage", self.name) != self.name:
+            raise UserError(f"{where}: is of stage '{raw['stage']}', not '{self.name}'")
+        config = decode(self.config, {k: v for k, v in raw.items() if k not in RESERVED}, where)
+        inputs = self._inputs(raw.get("inputs") or {}, where)
+        if not isinstance(raw.get("output"), str):
+            raise UserError(f"{where}: no `output`; name the directory to write, as in output=runs/{self.name}")
+        output = Path(raw["output"]).absolute()
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if config.processes is not None and config.processes != world:
+            raise UserError(
+                f"{where}: processes is {config.processes}, but {world} started; "
+                "check the launcher (on a CPU: accelerate launch --multi_gpu with ACCELERATE_USE_CPU=true)"
+            )
+        if artifact.is_complete(output):
+            _say(f"{self.name}: {output} is complete already")
+            return
+        if rank() == 0:
+            with artifact.locked(output):
+                self._work(config, inputs, output, where)
+        else:
+            self.run(config, artifact.partial_of(output), **inputs)
+
+    def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path, where: str) -> None:
+        stage_file = {
+            "stage": self.name,
+            "version": self.version,
+            "identity": self.identity(config),
+            "inputs": {name: str(path) for name, path in inputs.items()},
+            "output": str(output),
+            **config.model_dump(mode="json"),
+        }
+        partial = artifact.begin(output, stage_file)
+        started = time.time()
+        metrics = self.run(config, partial, **inputs)
+        artifact.write_json(partial / artifact.METRICS, metrics)
+        artifact.commit(partial, output, self._manifest(config, inputs, output, metrics, started))
+
+    def _manifest(
+        self, config: StageConfig, inputs: dict[str, Path], output: Path, metrics: Metrics, started: float
+    ) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "version": self.version,
+            "address": output.name,
+            "inputs": {name: _address_of(path) for name, path in inputs.items()},
+            "identity": self.identity(config),
+            "versions": artifact.versions(),
+            "commit": artifact.code_commit(),
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": metrics.get("seconds", round(time.time() - started, 2)),
+            "tokens": metrics.get("tokens"),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        }
+
+    def _inputs(self, given: Mapping[str, Any], where: str) -> dict[str, Path]:
+        known = [*self.inputs, *self.optional]
+        for name in given:
+            if name not in known:
+                raise UserError(f"{where}: inputs.{name}: {self.name} has no such input{suggest(name, known)}")
+        paths = {}
+        for name in known:
+            if given.get(name) is None:
+                if name in self.inputs:
+                    raise UserError(f"{where}: inputs.{name}: required; give the directory, inputs.{name}=...")
+                continue
+            path = Path(given[name])
+            if not path.is_dir():
+                raise UserError(f"{where}: inputs.{name}: {path} is no directory; run the stage that makes it first")
+            paths[name] = path
+        return paths
+
+
+def rank() -> int:
+    """This process's number in the job, 0 when there is only one (torchrun and accelerate set RANK)."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _address_of(path: Path) -> str:
+    """The address an input was made under, or the name of a directory that came from elsewhere."""
+    if artifact.is_complete(path):
+        return str(artifact.read_json(path / artifact.MANIFEST).get("address", path.name))
+    return path.name
+
+
+def _say(text: str) -> None:
+    if rank() == 0:
+        print(text)

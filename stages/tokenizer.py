@@ -1,0 +1,61 @@
+"""Stage `tokenizer`: a byte-level BPE, its special tokens and the chat template, as a HF fast tokenizer.
+
+Byte-level BPE with merges kept within character categories: Radford et al. 2019, section 2.2. PAD is a token of its
+own (with PAD = EOS a model can't learn to stop: Huang et al. 2024, detail 3).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from gptlife.data.config import UserError
+from gptlife.data.sources import Data
+from gptlife.stages.journal import Journal
+from gptlife.stages.stage import Metrics, Stage, StageConfig
+
+UNBOUNDED = 1_000_000
+"""Tokens a tokenizer takes before a model has set its own context."""
+
+
+class TokenizerConfig(StageConfig):
+    """Train a byte-level BPE tokenizer."""
+
+    data: Data
+    """Text to learn the merges from."""
+    vocabulary: int = 50304
+    """Entries, the 256 bytes and the special tokens included. [GPT-2: 50257; here a multiple of 64]"""
+    sample_documents: int | None = None
+    """Learn from the first so many documents only; None: all."""
+    chat_template: str | None = None
+    """A Jinja template with generation markers in place of the built-in one."""
+
+
+def run(config: TokenizerConfig, output: Path) -> Metrics:
+    """Train and save; metrics give the compression in bytes a token on a sample."""
+    from itertools import islice
+
+    from gptlife.data.formats import texts
+    from gptlife.data.tokens import encode_texts, train_tokenizer
+
+    started = time.monotonic()
+    with Journal(output, "tokenizer", 1, track=None) as journal:
+        documents = islice(texts(config.data, config.seed), config.sample_documents)
+        tokenizer = train_tokenizer(documents, config.vocabulary, UNBOUNDED)
+        if config.chat_template is not None:
+            tokenizer.chat_template = config.chat_template
+        sample = list(islice(texts(config.data, config.seed), 2000))
+        n_tokens = sum(len(ids) for ids in encode_texts(tokenizer, sample))
+        n_bytes = sum(len(text.encode("utf-8")) for text in sample)
+        if not n_tokens:
+            raise UserError("tokenizer.data: the text is empty; give a source with text in it")
+        metrics = {"vocabulary": len(tokenizer), "bytes_per_token": n_bytes / n_tokens}
+        journal.log(1, metrics, f"{len(tokenizer)} entries, {n_bytes / n_tokens:.2f} bytes a token")
+    tokenizer.save_pretrained(str(output))
+    return {**metrics, "seconds": round(time.monotonic() - started, 2)}
+
+
+STAGE = Stage("tokenizer", TokenizerConfig, run)
+
+if __name__ == "__main__":
+    STAGE.main()

@@ -1,0 +1,437 @@
+import gzip
+import json
+import logging
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptlife.data.config import UserError
+from gptlife.data.formats import (
+    KNOWN_FIELDS,
+    choices,
+    conversations,
+    detect,
+    prompts,
+    rankings,
+    texts,
+    to_choices,
+    to_conversation,
+    to_prompt,
+    to_ranking,
+    to_text,
+)
+from gptlife.data.readers import Row
+from gptlife.data.sources import Source
+
+
+def row(**fields):
+    return Row("x.jsonl:4", fields)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+# --- conversations --------------------------------------------------------------------------------------------------
+
+Q, A = user("Why?"), assistant("Because.")
+CONVERSATIONS = {
+    "messages": {"messages": [Q, A]},
+    "prompt_completion": {"prompt": "Why?\n", "completion": " Because."},
+    "prompt_completion of messages": {"prompt": [Q], "completion": [A]},
+    "alpaca": {"instruction": "Why?", "input": "", "output": "Because."},
+    "alpaca with response": {"instruction": "Why?", "response": "Because.", "output": None},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]},
+    "question_answer": {"question": "Why?", "answer": "Because."},
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_every_shape_of_a_conversation(name):
+    fields = CONVERSATIONS[name]
+    assert detect(fields) == name.split(" ")[0]
+    assert to_conversation(row(**fields)) == {"messages": [Q, A]}
+    assert to_prompt(row(**fields)) == {"messages": [Q]}
+
+
+def test_alpaca_input_goes_below_the_instruction():
+    fields = {"instruction": "Sum up.", "input": "A text.", "output": "Text."}
+    assert to_prompt(row(**fields))["messages"] == [user("Sum up.\n\nA text.")]
+
+
+def test_system_turns_in_or_beside_the_messages():
+    system = {"role": "system", "content": "Be kind."}
+    assert to_conversation(row(messages=[system, Q, A]))["messages"] == [system, Q, A]
+    beside = {**CONVERSATIONS["sharegpt"], "system": "Be kind."}
+    assert to_conversation(row(**beside))["messages"] == [system, Q, A]
+    assert to_conversation(row(prompt="Why?", completion="Because.", system="Be kind."))["messages"] == [system, Q, A]
+    typed = {"prompt": [Q], "completion": [A], "system": "Be kind."}
+    assert to_conversation(row(**typed))["messages"] == [system, Q, A]
+
+
+def test_meta_is_carried_through():
+    meta = {"use_case": "chat", "facts": ["f1"]}
+    assert to_conversation(row(messages=[Q, A], meta=meta, id=3)) == {"messages": [Q, A], "meta": meta}
+    assert to_prompt(row(messages=[Q], meta=meta)) == {"messages": [Q], "meta": meta}
+    assert to_text(row(text="t", meta=meta)) == {"text": "t", "meta": meta}
+    pair = row(a="Why?", b="x", c="y", meta=meta)
+    assert to_ranking(pair, {"prompt": "a", "chosen": "b", "rejected": "c"})["meta"] == meta
+
+
+def test_documents_are_not_touched():
+    assert to_text(row(text="  a\n\n")) == {"text": "  a\n\n"}
+
+
+@pytest.mark.parametrize(
+    ("convert", "fields", "complaint"),
+    [
+        (to_conversation, {"instruction": "a", "output": " "}, "answer ('output') is empty; fill it, remove the row"),
+        (to_conversation, {"question": "", "answer": "b"}, "prompt ('question') is empty"),
+        (to_conversation, {"messages": [A, Q]}, "the last turn is the user's"),
+        (to_conversation, {"messages": []}, "'messages' must be a list of messages, found []"),
+        (to_conversation, {"messages": [{"role": "tool", "content": "x"}]}, "role 'tool', known are system, user"),
+        (to_conversation, {"messages": [{"role": "user", "content": None}]}, "content None, no text"),
+        (to_conversation, {"messages": ["hello"]}, "'messages' holds 'hello', no message"),
+        (to_conversation, {"prompt": 3, "completion": "b"}, "'prompt' must be text, found 3"),
+        (to_conversation, {"prompt": "a"}, "a conversation is needed, this row is a prompt"),
+        (to_conversation, {"text": "a"}, "a conversation is needed, this row is a text (format text)"),
+        (to_conversation, {"a": 1, "b": 2}, "no known format (fields: a, b); name them in `fields`, e.g. fields: {"),
+        (to_conversation, {}, "no known format (fields: none)"),
+        (to_text, {"text": " \n"}, "'text' is empty"),
+        (to_text, {"text": ["a"]}, "'text' must be text"),
+        (to_text, {"messages": [Q, A]}, "a text is needed, this row is a conversation"),
+        (to_text, {"text": "a", "meta": 3}, "'meta' must be an object {...}, found 3"),
+        (to_prompt, {"messages": [{"role": "system", "content": "x"}]}, "ends in the system's turn"),
+        (to_choices, {"query": "q", "choices": ["a"], "gold": 0}, "'choices' has 1 entries"),
+        (to_choices, {"query": "q", "choices": ["a", "b"], "gold": 2}, "'gold' is 2, not one of 0 to 1"),
+        (to_choices, {"query": "q", "choices": ["a", 1], "gold": 0}, "'choices' must be a list of texts"),
+    ],
+)
+def test_faults_name_place_value_and_next_act(convert, fields, complaint):
+    with pytest.raises(UserError) as caught:
+        convert(row(**fields))
+    message = str(caught.value)
+    assert message.startswith("x.jsonl:4: ")
+    assert complaint in message
+    assert ";" in message
+    assert "\n" not in message
+
+
+# --- rankings -------------------------------------------------------------------------------------------------------
+
+PAIR = {"messages": [Q], "answers": ["good", "bad"], "ranks": [1, 2]}
+GOOD, BAD = assistant("good"), assistant("bad")
+PAIRS = {
+    "plain": {"prompt": "Why?", "chosen": " good", "rejected": "bad\n"},
+    "messages": {"prompt": [Q], "chosen": [GOOD], "rejected": [BAD]},
+    "whole message lists": {"chosen": [Q, GOOD], "rejected": [Q, BAD]},
+    "whole message lists beside a prompt": {"prompt": "Why?", "chosen": [Q, GOOD], "rejected": [Q, BAD]},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Why?"}],
+        "chosen": {"from": "gpt", "value": "good"},
+        "rejected": {"from": "gpt", "value": "bad"},
+    },
+    "transcripts": {
+        "chosen": "\n\nHuman: Why?\n\nAssistant: good",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: bad",
+    },
+    "transcript prompt": {"prompt": "\n\nHuman: Why?\n\nAssistant:", "chosen": " good", "rejected": " bad"},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_shape_of_a_pair(name):
+    assert detect(PAIRS[name]) == "pair"
+    assert to_ranking(row(**PAIRS[name])) == PAIR
+    assert to_prompt(row(**PAIRS[name])) == {"messages": [Q]}
+
+
+def test_transcripts_of_several_turns():
+    start = "\n\nHuman: a\n\nb\n\nAssistant: c\n\nHuman: d"
+    fields = {"chosen": f"{start}\n\nAssistant: e\n\nAssistant: f", "rejected": f"{start}\n\nAssistant: g"}
+    found = to_ranking(row(**fields))
+    assert found["messages"] == [user("a\n\nb"), assistant("c"), user("d")]
+    assert found["answers"] == ["e\n\nf", "g"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "complaint"),
+    [
+        ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "'chosen' ends in the user's turn"),
+        ("\n\nHuman: a\n\nAssistant: Human: b", "'chosen' ends in a Human turn"),
+        ("\n\nHuman: a\n\nAssistant: b\n\nHuman", "'chosen' ends in a Human turn"),
+        ("\n\nHuman: a\n\nAssistant: ", "last answer of 'chosen' is empty"),
+        ("\n\nHuman: other\n\nAssistant: b", "differ before the last answer"),
+        ("\n\nHuman: \n\nAssistant: b", "'chosen' has an empty turn"),
+        ("just an answer", "'chosen' has no prompt and is no transcript"),
+    ],
+)
+def test_faulty_transcripts_are_refused(chosen, complaint):
+    with pytest.raises(UserError, match="x") as caught:
+        to_ranking(row(chosen=chosen, rejected="\n\nHuman: a\n\nAssistant: z"))
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preference", "ranks"),
+    [(1, [1, 2]), (1.0, [1, 2]), (2, [2, 1]), (2.0, [2, 1]), (0, [1, 1]), (0.0, [1, 1]), (1.5, [1, 1]), ("2", [2, 1])],
+)
+def test_alpaca_eval_preferences(preference, ranks):
+    fields = {"instruction": "Why?", "output_1": "a", "output_2": " ", "preference": preference}
+    assert to_ranking(row(**fields)) == {"messages": [Q], "answers": ["a", ""], "ranks": ranks}
+
+
+@pytest.mark.parametrize("preference", [None, 3, True, [1], "x"])
+def test_a_judge_that_failed_is_a_bad_row(preference):
+    fields = {"instruction": "Why?", "output_1": "a", "output_2": "b", "preference": preference}
+    with pytest.raises(UserError, match="not 1, 2 or a tie"):
+        to_ranking(row(**fields))
+
+
+def test_k_way_rankings_keep_answers_as_they_are():
+    fields = {"prompt": "Why?", "completions": [" a", "", "c"], "ranking": [2, 1, 2], "labeler": "Ann", "group": "g"}
+    expected = {"messages": [Q], "answers": [" a", "", "c"], "ranks": [2, 1, 2], "labeler": "Ann", "group": "g"}
+    assert to_ranking(row(**fields)) == expected
+
+
+def test_own_form_is_a_fixed_point():
+    form = {"messages": [Q], "answers": ["a", "b"], "ranks": [1, 1], "labeler": "Ann", "meta": {"k": 1}}
+    assert to_ranking(row(**form)) == form
+
+
+def test_scores_become_competition_ranks():
+    fields = {"messages": [Q], "answers": ["a", "b", "c", "d"], "scores": [0.5, 3, 0.5, -1]}
+    assert to_ranking(row(**fields))["ranks"] == [2, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("answers", "ranks", "complaint"),
+    [
+        (["a", "b", "c", "d"], [1, 2, 3], "x.jsonl:4: 'ranking' has 3 entries for 4 answers"),
+        (["a", "b"], [0, 1], "whole numbers from 1"),
+        (["a", "b"], [1, 1.5], "whole numbers from 1"),
+        (["a", "b"], [1, True], "whole numbers from 1"),
+        (["a", "b"], "12", "whole numbers from 1"),
+        (["a"], [1], "a ranking needs at least 2"),
+        (["a", None], [1, 2], "'completions' must be a list of texts"),
+    ],
+)
+def test_faulty_rankings_are_refused(answers, ranks, complaint):
+    with pytest.raises(UserError, match=complaint.replace("(", r"\(")):
+        to_ranking(row(prompt="Why?", completions=answers, ranking=ranks))
+
+
+def test_nan_is_no_score():
+    with pytest.raises(UserError, match="list of numbers"):
+        to_ranking(row(prompt="Why?", completions=["a", "b"], scores=[1.0, float("nan")]))
+
+
+def test_a_chosen_answer_must_say_something():
+    with pytest.raises(UserError, match=r"answer \('chosen'\) is empty"):
+        to_ranking(row(prompt="Why?", chosen=" ", rejected="b"))
+    assert to_ranking(row(prompt="Why?", chosen="b", rejected=" "))["answers"] == ["b", ""]
+
+
+def test_a_prompt_that_ends_in_an_answer_is_refused():
+    with pytest.raises(UserError, match="ends in the assistant's turn"):
+        to_ranking(row(messages=[Q, A], answers=["a", "b"], ranks=[1, 2]))
+
+
+# --- the field map --------------------------------------------------------------------------------------------------
+
+
+def test_a_field_map_renames_reaches_and_excludes():
+    found = row(q={"text": "Why?"}, **{"a.b": "Because."}, text="not wanted")
+    assert to_conversation(found, {"prompt": "q.text", "completion": "a.b"}) == {"messages": [Q, A]}
+
+
+@pytest.mark.parametrize(
+    ("field_map", "complaint"),
+    [
+        ({"promt": "q"}, "fields: 'promt' is none of ours"),
+        ({"prompt": "missing"}, r"x.jsonl:4: no field 'missing' \(fields: q\); correct `fields`"),
+        ({"prompt": "q.x"}, "no field 'q.x'"),
+    ],
+)
+def test_a_wrong_field_map_is_refused(field_map, complaint):
+    with pytest.raises(UserError, match=complaint):
+        to_prompt(row(q="Why?"), field_map)
+
+
+# --- loaders --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_stop_or_are_counted(tmp_path, caplog):
+    path = write(tmp_path / "a.jsonl", {"text": "one"}, {"text": ""}, {"text": "two"})
+    with open(path, "a") as file:
+        file.write("{broken\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: 'text' is empty"):
+        list(texts([Source(path=path)]))
+    with caplog.at_level(logging.WARNING):
+        assert list(texts([Source(path=path, bad_rows="skip")])) == ["one", "two"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 bad rows left out")
+    assert "a.jsonl:2:" in record.getMessage()
+    assert "a.jsonl:4:" in record.getMessage()
+
+
+def test_nothing_left_is_an_error_with_its_reason(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": ""}, {"text": "x"})
+    with pytest.raises(UserError, match=r"no rows left; 1 bad rows.*a\.jsonl:1: 'text' is empty"):
+        list(texts([Source(path=path, bad_rows="skip", limit=1)]))
+    with pytest.raises(UserError, match="no rows left; check `start`"):
+        list(texts([Source(path=path, start=5)]))
+
+
+def test_texts_are_lazy(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": "one"}, {"text": ""})
+    assert next(texts([Source(path=path)])) == "one"
+
+
+def test_sources_of_different_formats_mix(tmp_path):
+    chat = write(tmp_path / "a.jsonl", CONVERSATIONS["messages"])
+    alpaca = write(tmp_path / "b.jsonl", CONVERSATIONS["alpaca"])
+    named = write(tmp_path / "c.jsonl", {"x": "Why?", "y": "Because."})
+    data = [Source(path=[chat, alpaca]), Source(path=named, fields={"question": "x", "answer": "y"})]
+    assert conversations(data) == [{"messages": [Q, A]}] * 3
+    assert prompts(data) == [{"messages": [Q]}] * 3
+
+
+def test_choices_load(tmp_path):
+    item = {"task": "t", "query": "q", "choices": [" a", " b"], "gold": 1}
+    assert choices([Source(path=write(tmp_path / "a.jsonl", {**item, "id": 1}))]) == [item]
+
+
+def test_answers_are_shuffled_with_their_ranks(tmp_path):
+    records = [{"prompt": str(i), "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(400)]
+    data = [Source(path=write(tmp_path / "a.jsonl", *records))]
+    found = rankings(data, seed=1)
+    for index, ranking in enumerate(found):
+        assert dict(zip(ranking["answers"], ranking["ranks"], strict=True)) == {f"good {index}": 1, f"bad {index}": 2}
+    first = Counter(ranking["ranks"][0] for ranking in found)
+    assert 140 < first[1] < 260  # 200 +- 6 standard deviations
+    assert found == rankings(data, seed=1)
+    assert found != rankings(data, seed=2)
+    copy = [Source(path=write(tmp_path / "another name.jsonl", *records))]
+    assert rankings(copy, seed=1) == found  # paths never enter
+
+
+MESSAGE = st.fixed_dictionaries(
+    {}, optional={"role": st.sampled_from(["user", "assistant", "x", 1]), "content": st.text()}
+)
+VALUE = st.none() | st.booleans() | st.integers(-1, 3) | st.floats() | st.text(max_size=5)
+NAMES = sorted(KNOWN_FIELDS)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUE | st.lists(VALUE | MESSAGE, max_size=3) | MESSAGE, max_size=6))
+def test_any_row_is_read_or_refused_by_name(fields):
+    for convert in (to_text, to_conversation, to_prompt, to_ranking, to_choices):
+        refusal = "x:1: "
+        try:
+            json.dumps(convert(Row("x:1", fields)))
+        except UserError as error:
+            refusal = str(error)
+        assert refusal.startswith("x:1: ")
+
+
+# --- the shared data files ------------------------------------------------------------------------------------------
+
+
+def raw_rows(path):
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file.read().split("\n") if line]
+
+
+def load(loader, path):
+    return list(loader([Source(path=str(path), bad_rows="skip")]))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("alpaca_18k", "output"),
+        ("t0_prompted", "completion"),
+        ("gsm8k_train", "answer"),
+        ("gpteacher_codegen", "response"),
+    ],
+)
+def test_shared_instructions(shared_data, name, answer):
+    path = shared_data / "instruct" / f"{name}.jsonl.gz"
+    expected = [fields[answer].strip() for fields in raw_rows(path) if fields[answer].strip()]
+    assert [form["messages"][-1]["content"] for form in load(conversations, path)] == expected
+
+
+def test_shared_sharegpt(shared_data):
+    path = shared_data / "instruct/fastchat_dummy_conversation.jsonl.gz"
+    found = load(conversations, path)
+    assert len(found) == 500
+    assert [len(form["messages"]) for form in found] == [len(fields["conversations"]) for fields in raw_rows(path)]
+
+
+@pytest.mark.parametrize(("part", "usable"), [("train", 1404 - 25), ("test", 333 - 6)])
+def test_shared_hh(shared_data, part, usable):
+    path = shared_data / f"preference/hh_harmless_base_part_{part}.jsonl.gz"
+
+    def parts(text):  # by string search, not by turns: the answer begins after the last question's end
+        question = text.rindex("\n\nHuman:")
+        answer = text.find("\n\nAssistant:", question)
+        return (text[:answer], text[answer + len("\n\nAssistant:") :]) if answer > 0 else (text, "")
+
+    def is_good(fields):
+        (chosen_head, chosen), (rejected_head, rejected) = parts(fields["chosen"]), parts(fields["rejected"])
+        leaked = any("Human:" in tail or tail.endswith("Human") for tail in (chosen, rejected))
+        return chosen_head == rejected_head and bool(chosen.strip()) and bool(rejected.strip()) and not leaked
+
+    good = [fields for fields in raw_rows(path) if is_good(fields)]
+    found = load(rankings, path)
+    assert len(found) == len(good) == usable
+    for form, fields in zip(found, good, strict=True):
+        assert fields["chosen"].endswith(form["answers"][form["ranks"].index(1)].rsplit("\n\n", 1)[-1])
+
+
+def test_shared_alpaca_eval(shared_data):
+    path = shared_data / "preference/alpaca_eval_gpt4_train.jsonl.gz"
+    raw = Counter(fields["preference"] for fields in raw_rows(path))
+    found = load(rankings, path)
+    assert len(found) == sum(raw.values()) - raw[None] == 32_283
+    assert sum(form["ranks"] == [1, 1] for form in found) == raw[0] + raw[1.5]
+    first_wins = sum(form["ranks"] == [1, 2] for form in found) / sum(form["ranks"] != [1, 1] for form in found)
+    assert abs(first_wins - 0.5) < 0.02
+    published = raw[1] / (raw[1] + raw[2])
+    assert abs(published - 0.5) > 0.2  # the twin: as published, the position gives the winner away
+
+
+def test_shared_llama_factory(shared_data):
+    path = shared_data / "preference/llama_factory_dpo_en_demo.jsonl.gz"
+    raw = raw_rows(path)
+    found = load(rankings, path)
+    assert [len(form["messages"]) for form in found] == [len(fields["conversations"]) for fields in raw]
+    for form, fields in zip(found, raw, strict=True):
+        assert form["answers"][form["ranks"].index(1)] == fields["chosen"]["value"].strip()
+
+
+def test_shared_texts(shared_data):
+    for path in [shared_data / "pretrain/small_train.jsonl.gz", shared_data / "code/python_stdlib_train.jsonl.gz"]:
+        expected = [fields["text"] for fields in raw_rows(path)]
+        assert load(texts, path) == expected
+    (shakespeare,) = load(texts, shared_data / "pretrain/tinyshakespeare.txt")
+    assert shakespeare.count("\n") == 40_000
+
+
+@pytest.mark.slow
+def test_shared_pretraining_files_all_load(shared_data):
+    for path in sorted((shared_data / "pretrain").glob("*.jsonl.gz")):
+        with gzip.open(path, "rb") as file:
+            expected = sum(1 for _ in file)
+        assert sum(1 for _ in texts([Source(path=str(path))])) == expected

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptlife.data.config import UserError
+from gptlife.data.packing import length_batches, pack_documents, pack_examples
+
+LENGTHS = st.lists(st.integers(0, 20), max_size=60)
+
+
+def test_documents_by_hand():
+    rows, mask = pack_documents([[1, 2, 3], [4], [5]], eos=9, row_length=3)
+    assert rows.tolist() == [[1, 2, 3], [9, 4, 9], [5, 9, 9]]
+    assert mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
+    assert rows.dtype == np.int32
+    assert mask.dtype == np.bool_
+
+
+def test_no_documents_give_no_rows():
+    rows, mask = pack_documents(iter([]), eos=9, row_length=4)
+    assert rows.shape == mask.shape == (0, 4)
+
+
+def test_row_length_must_be_positive():
+    with pytest.raises(UserError, match="row_length: must be at least 1 token, found 0"):
+        pack_documents([[1]], eos=0, row_length=0)
+
+
+@given(st.lists(st.lists(st.integers(0, 50_000), max_size=12), max_size=12), st.integers(1, 9))
+def test_no_token_is_lost_or_moved(docs, row_length):
+    rows, mask = pack_documents(docs, eos=50_001, row_length=row_length)
+    assert rows[mask].tolist() == [token for ids in docs for token in [*ids, 50_001]]
+    assert mask.ravel().tolist() == sorted(mask.ravel().tolist(), reverse=True)  # filling stands at the end only
+    assert (~mask).sum() < row_length
+    assert (rows[~mask] == 50_001).all()
+
+
+def test_examples_by_hand():
+    # Longest first: 7 alone, 6 alone, 4 beside 6 (nothing left), 3 beside 7 (nothing left), 2 new.
+    assert pack_examples([3, 7, 2, 6, 4], capacity=10) == [[0, 1], [2], [3, 4]]
+
+
+def test_best_fit_beats_first_fit():
+    # After 6 and 5, both rows have room for 4; the fuller one takes it, so that 5 still fits.
+    assert pack_examples([6, 5, 4, 5], capacity=10) == [[0, 2], [1, 3]]
+
+
+def test_too_long_an_example_is_refused():
+    with pytest.raises(UserError, match="example 1: 11 tokens, a row holds 10"):
+        pack_examples([1, 11], capacity=10)
+
+
+@given(LENGTHS, st.integers(20, 40))
+def test_rows_hold_every_example_once_within_capacity(lengths, capacity):
+    rows = pack_examples(lengths, capacity)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in row) <= capacity for row in rows)
+    assert all(row == sorted(row) for row in rows)
+    assert rows == sorted(rows)
+    # Best-fit decreasing never leaves two rows that would fit into one another.
+    fills = sorted(sum(lengths[index] for index in row) for row in rows)
+    assert len(fills) < 2 or fills[0] + fills[1] > capacity
+
+
+def test_batches_by_hand():
+    # Longest first: 9 fills 2 x 9 <= 20; then 5, 5, 4, 1 as 4 x 5 <= 20.
+    assert length_batches([5, 9, 1, 8, 5, 4], tokens_per_batch=20) == [[1, 3], [0, 4, 5, 2]]
+    assert length_batches([5, 9, 1], max_rows=2) == [[1, 0], [2]]
+
+
+def test_batches_need_a_sensible_limit():
+    with pytest.raises(ValueError, match="give tokens_per_batch or max_rows"):
+        length_batches([1])
+    with pytest.raises(ValueError, match="positive"):
+        length_batches([1], max_rows=0)
+
+
+@given(LENGTHS, st.integers(1, 60), st.integers(1, 8))
+def test_batches_hold_every_example_once_within_limits(lengths, tokens_per_batch, max_rows):
+    batches = length_batches(lengths, tokens_per_batch=tokens_per_batch, max_rows=max_rows)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert len(batch) <= max_rows
+        assert padded <= tokens_per_batch or len(batch) == 1
+    longest = [max(lengths[index] for index in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)

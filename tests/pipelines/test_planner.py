@@ -1,0 +1,146 @@
+"""Addresses: what moves them and what does not."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptlife.pipelines import planner, recipe
+from gptlife.pipelines.store import Store
+
+STEPS = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model"]
+
+
+def changed(before, after):
+    return [name for name in before if before[name] != after[name]]
+
+
+def test_an_address_is_the_hash_of_canonical_json(addresses, folder):
+    # Written by hand: keys sorted, no spaces, floats as repr, data by content, execution fields absent.
+    found = addresses("tokenizer.data=null")
+    text = '{"config":{"data":null,"learning_rate":0.1,"seed":5},"inputs":{},"stage":"tokenizer","version":1}'
+    assert found["tokenizer"] == "tokenizer-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    text = (
+        '{"config":{"data":null,"learning_rate":0.1,"seed":5},'
+        f'"inputs":{{"tokenizer":"{found["tokenizer"]}"}},"stage":"pretrain","version":1}}'
+    )
+    assert found["pretrain"] == "pretrain-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_field_re_addresses_its_step_and_what_lies_downstream(addresses, number):
+    # In the toy chain everything after a step reads it, but comparisons only feeds reward_model.
+    moved = changed(addresses(), addresses(f"{STEPS[number]}.learning_rate=0.2"))
+    assert moved == STEPS[number:]
+
+
+def test_the_seed_moves_everything_and_a_steps_own_seed_only_downstream(addresses):
+    assert changed(addresses(), addresses("seed=6")) == STEPS
+    assert changed(addresses(), addresses("sft.seed=6")) == STEPS[2:]
+
+
+def test_execution_fields_launchers_and_paths_move_nothing(addresses, folder):
+    before = addresses()
+    assert before == addresses("pretrain.micro_batch=1", "pretrain.device=cpu", "pretrain.processes=2")
+    assert before == addresses("launcher=accelerate launch", "sft.launcher=torchrun --nproc_per_node 2")
+    (folder / "elsewhere").mkdir()
+    (folder / "corpus.txt").rename(folder / "elsewhere" / "other.txt")
+    assert before == addresses("vars.data=elsewhere/other.txt")
+
+
+def test_a_files_content_moves_its_step(addresses, folder):
+    before = addresses()
+    (folder / "corpus.txt").write_text("once upon a line", encoding="utf-8")  # of the same length
+    assert changed(before, addresses()) == STEPS
+
+
+def test_an_integer_and_a_float_of_one_value_are_one_address(addresses):
+    assert addresses("sft.learning_rate=1") == addresses("sft.learning_rate=1.0")
+
+
+def test_an_optional_input_is_dropped_with_its_step(chain, addresses, folder):
+    loaded = recipe.load("toy.yaml", ["comparisons=null"], chain)
+    planned = planner.plan(loaded, Store(Path("store")))
+    assert list(planned[-1].inputs) == ["base"]
+    assert planned[-1].address != addresses()["reward_model"]
+
+
+def test_a_required_input_that_is_missing_names_both_tables(refusal):
+    assert refusal("pretrain: {}") == (
+        "bad.yaml: pretrain reads tokenizer (as 'tokenizer'), but the recipe has no table 'tokenizer'; "
+        "add it, or give `tokenizer: {adopt: <directory or hub id@revision>}`"
+    )
+
+
+def test_a_missing_data_file_is_refused_by_the_plan(refusal):
+    message = refusal("tokenizer: {data: gone.txt}")
+    assert message.startswith("bad.yaml: tokenizer: ")
+    assert "gone.txt" in message
+
+
+def test_a_number_that_is_none_is_refused_by_the_plan(refusal):
+    assert refusal("tokenizer: {learning_rate: .nan}") == (
+        "bad.yaml: tokenizer.learning_rate: nan can't be part of an address; give a finite number"
+    )
+
+
+def adopted_plan(chain, source):
+    Path("adopted.yaml").write_text(f"pretrain: {{adopt: {source}}}\nsft: {{}}", encoding="utf-8")
+    return planner.plan(recipe.load("adopted.yaml", [], chain), Store(Path("store")))
+
+
+def test_an_adopted_directory_is_its_files_and_stays_where_it_is(chain, folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}", encoding="utf-8")
+    first, second = adopted_plan(chain, "a"), adopted_plan(chain, "b")
+    assert first[0].path == folder / "a"
+    assert first[0].state == "done"
+    assert first[1].inputs["base"].path == folder / "a"
+    assert [p.address for p in first] == [p.address for p in second]
+    (folder / "b" / ".git").mkdir()
+    (folder / "b" / ".git" / "index").write_text("x", encoding="utf-8")
+    assert [p.address for p in adopted_plan(chain, "b")] == [p.address for p in first]
+    (folder / "b" / "config.json").write_text("[]", encoding="utf-8")
+    third = adopted_plan(chain, "b")
+    assert third[0].address != first[0].address
+    assert third[1].address != first[1].address
+
+
+def test_an_adopted_hub_model_is_its_id_and_revision(chain, folder):
+    first, second = adopted_plan(chain, "gpt2@v1"), adopted_plan(chain, "gpt2@v2")
+    assert first[0].state == "to do"
+    assert first[0].path == folder / "store" / first[0].address
+    text = '{"adopt":{"hub":"gpt2","revision":"v1"}}'
+    assert first[0].address == "pretrain-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert second[1].address != first[1].address
+
+
+def test_states_are_read_from_the_disk(chain, folder):
+    first = planner.plan(recipe.load("toy.yaml", [], chain), Store(Path("store")))[0]
+    assert first.state == "to do"
+    first.path.with_name(first.path.name + ".partial").mkdir(parents=True)
+    assert first.state == "partial"
+    first.path.mkdir()
+    assert first.state == "partial"  # a directory without a manifest is no output
+    (first.path / "manifest.json").write_text("{}", encoding="utf-8")
+    assert first.state == "done"
+
+
+HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate", "numpy", "huggingface_hub")
+
+
+def test_planning_imports_nothing_heavy(chain, folder):
+    code = (
+        "import sys, runpy; sys.argv = ['gptlife', 'plan', 'toy.yaml']\n"
+        "try: runpy.run_module('toy_chain', run_name='__main__')\n"
+        "except SystemExit as error: assert not error.code, error\n"
+        f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.stdout.splitlines()[0].split() == ["step", "address", "state", "launcher"], done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"

@@ -1,0 +1,95 @@
+"""Oracle: the definition as a double loop in float64 over each response's own tokens, without any padding."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from gptlife.reward.advantage import gae
+
+LENGTHS = [7, 3, 1, 5]
+
+
+def ragged(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rewards_BR, values_BR = torch.randn(2, len(LENGTHS), 7, generator=generator, dtype=torch.float64)
+    return rewards_BR, values_BR, torch.arange(7) < torch.tensor(LENGTHS).unsqueeze(1)
+
+
+def definition(rewards_BR, values_BR, mask_BR, gamma, lam):
+    advantages_BR = torch.zeros_like(rewards_BR)
+    for b in range(len(rewards_BR)):
+        rewards, values = rewards_BR[b][mask_BR[b]].tolist(), [*values_BR[b][mask_BR[b]].tolist(), 0.0]
+        for t in range(len(rewards)):
+            for step in range(len(rewards) - t):
+                delta = rewards[t + step] + gamma * values[t + step + 1] - values[t + step]
+                advantages_BR[b, t] += (gamma * lam) ** step * delta
+    return advantages_BR
+
+
+def test_by_hand():
+    # gamma 1, lam 1/2; rewards 0, 2; values 1, 3, then the end. delta_1 = 2 - 3 = -1; delta_0 = 0 + 3 - 1 = 2.
+    # A_1 = -1, A_0 = 2 + 1/2 (-1) = 1.5; returns 2.5, 2. Padding holds rubbish.
+    rewards_BR, values_BR = torch.tensor([[0.0, 2.0, 50.0]]), torch.tensor([[1.0, 3.0, 70.0]])
+    advantages_BR, returns_BR = gae(rewards_BR, values_BR, torch.tensor([[True, True, False]]), 1.0, 0.5)
+    assert advantages_BR.tolist() == [[1.5, -1, 0]]
+    assert returns_BR.tolist() == [[2.5, 2, 0]]
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_against_definition(gamma, lam):
+    rewards_BR, values_BR, mask_BR = ragged()
+    advantages_BR, returns_BR = gae(rewards_BR, values_BR, mask_BR, gamma, lam)
+    expected_BR = definition(rewards_BR, values_BR, mask_BR, gamma, lam)
+    assert_close(advantages_BR, expected_BR, rtol=1e-12, atol=1e-12)
+    assert_close(returns_BR, expected_BR + values_BR * mask_BR, rtol=1e-12, atol=1e-12)
+    # Twin: padding counted in. (Its values alone would not do: at lam 1 they cancel, whatever they are.)
+    leaky_BR, _ = gae(rewards_BR, values_BR, torch.ones_like(mask_BR), gamma, lam)
+    with pytest.raises(AssertionError):
+        assert_close(leaky_BR * mask_BR, expected_BR, rtol=1e-12, atol=1e-12)
+
+
+def test_lam_one_is_reward_to_go_and_lam_zero_one_step():
+    rewards_BR, values_BR, mask_BR = ragged()
+    _, returns_BR = gae(rewards_BR, values_BR, mask_BR, 1.0, 1.0)
+    to_go_BR = (rewards_BR * mask_BR).flip(1).cumsum(1).flip(1)
+    assert_close(returns_BR, to_go_BR * mask_BR)
+    advantages_BR, _ = gae(rewards_BR, values_BR, mask_BR, 1.0, 0.0)
+    assert advantages_BR[2, 0].item() == pytest.approx((rewards_BR[2, 0] - values_BR[2, 0]).item())  # length 1
+
+
+def test_a_perfect_value_function_leaves_no_advantage():
+    rewards_BR, _, mask_BR = ragged()
+    to_go_BR = (rewards_BR * mask_BR).flip(1).cumsum(1).flip(1)
+    for lam in (0.0, 0.95, 1.0):
+        advantages_BR, _ = gae(rewards_BR, to_go_BR, mask_BR, 1.0, lam)
+        assert advantages_BR.abs().max() < 1e-12
+
+
+def test_blind_to_padding_and_batch():
+    rewards_BR, values_BR, mask_BR = ragged()
+    expected = gae(rewards_BR, values_BR, mask_BR, 1.0, 0.95)
+    wide = gae(
+        torch.nn.functional.pad(rewards_BR, (0, 3), value=torch.nan),
+        torch.nn.functional.pad(values_BR, (0, 3), value=torch.nan),
+        torch.nn.functional.pad(mask_BR, (0, 3), value=False),
+        1.0,
+        0.95,
+    )
+    alone = gae(rewards_BR[1:2], values_BR[1:2], mask_BR[1:2], 1.0, 0.95)
+    for all_BR, wide_BR, one_BR in zip(expected, wide, alone, strict=True):
+        assert torch.equal(wide_BR[:, :7], all_BR)
+        assert torch.equal(wide_BR[:, 7:], torch.zeros_like(wide_BR[:, 7:]))
+        assert torch.equal(one_BR, all_BR[1:2])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1), st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_property_against_definition(seed, gamma, lam, lengths):
+    generator = torch.Generator().manual_seed(seed)
+    rewards_BR, values_BR = torch.randn(2, len(lengths), 6, generator=generator, dtype=torch.float64)
+    mask_BR = torch.arange(6) < torch.tensor(lengths).unsqueeze(1)
+    advantages_BR, _ = gae(rewards_BR, values_BR, mask_BR, gamma, lam)
+    assert_close(advantages_BR, definition(rewards_BR, values_BR, mask_BR, gamma, lam), rtol=1e-10, atol=1e-10)
