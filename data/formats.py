@@ -4,7 +4,8 @@ Forms (what the stages read; `meta`, a dict, is carried through all of them):
 - text          {"text"}
 - prompt        {"messages": [{"role", "content"}, ...]} ending in a user turn
 - conversation  {"messages": ...} ending in an assistant turn
-- ranking       {"messages": prompt, "answers": [str], "ranks": [int]}, 1 = best, equal = tie; also "labeler", "group"
+- ranking       {"messages": prompt, "answers": [str], "ranks": [int]}, 1 = best, equal = tie; also "labeler", "group",
+                and "finished": [bool], whether each answer ended by itself
 - choices       {"query", "choices": [str], "gold": int}, also "task"
 
 Formats are told apart by their field names (`detect`):
@@ -71,7 +72,7 @@ FORM_OF = {
     "alpaca": "conversation", "question_answer": "conversation", "prompt": "prompt",
 }  # fmt: skip
 KNOWN_FIELDS = {name for _, groups in FORMATS for group in groups for name in group} | {
-    "input", "system", "meta", "labeler", "group", "task"
+    "input", "system", "meta", "labeler", "group", "finished", "task"
 }  # fmt: skip
 
 _EXAMPLE = {
@@ -234,7 +235,8 @@ def _shuffled(ranking: dict[str, Any], seed: str) -> dict[str, Any]:
     """The ranking with its answers (and ranks) in an order drawn from `seed`."""
     order = list(range(len(ranking["answers"])))
     random.Random(seed).shuffle(order)
-    return {**ranking, **{name: [ranking[name][place] for place in order] for name in ("answers", "ranks")}}
+    lists = [name for name in ("answers", "ranks", "finished") if name in ranking]
+    return {**ranking, **{name: [ranking[name][place] for place in order] for name in lists}}
 
 
 def _recognised(row: Row, field_map: Mapping[str, str] | None, forms: tuple[str, ...]) -> tuple[Row, str]:

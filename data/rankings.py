@@ -54,7 +54,17 @@ def _k_way(row: Row) -> dict[str, Any]:
         raise UserError(f"{row.place}: {len(answers)} answer(s), a ranking needs at least 2; {ROW_ACT}")
     if rank_field == "scores":
         ranks = [1 + sum(other > score for other in ranks) for score in ranks]
-    return {"messages": read_prompt(row), "answers": answers, "ranks": ranks}
+    return {"messages": read_prompt(row), "answers": answers, "ranks": ranks, **_finished(row, len(answers))}
+
+
+def _finished(row: Row, count: int) -> dict[str, list[bool]]:
+    """{"finished"} where the row has it: whether each answer ended by itself or was cut off."""
+    finished = row.fields.get("finished")
+    if finished is None:
+        return {}
+    if not isinstance(finished, list) or [type(value) for value in finished] != [bool] * count:
+        raise UserError(f"{row.place}: 'finished' must be a list of true or false for {count} answers; {ROW_ACT}")
+    return {"finished": finished}
 
 
 def _is_rank(value: Any, field: str) -> bool:

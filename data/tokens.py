@@ -85,14 +85,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text: no special tokens added, and those that it spells stay text."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """`encode_text` of many texts in one call, on all cores."""
     if not texts:
         return []
-    options = {"return_attention_mask": False, "return_token_type_ids": False}
+    # `verbose=False`: whoever asked for ids of a long text needs no warning that it is longer than the model.
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **options)["input_ids"]
 
 
@@ -245,7 +246,7 @@ def _mark(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[Messa
 def _encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -> tuple[list[int], list[int]]:
     """(ids, where in `text` each begins) of a rendered chat; marked special tokens are encoded as text."""
     if not mark:
-        found = _fast(tokenizer)(text, add_special_tokens=False, return_offsets_mapping=True)
+        found = _fast(tokenizer)(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return list(found["input_ids"]), [begin for begin, _ in found["offset_mapping"]]
     ids: list[int] = []
     starts: list[int] = []
@@ -264,8 +265,10 @@ def _encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -
 
 
 def _encode_piece(tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Any]:
+    if not text:
+        return {"input_ids": [], "offset_mapping": []}
     options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
-    return _fast(tokenizer)(text, **options) if text else {"input_ids": [], "offset_mapping": []}
+    return _fast(tokenizer)(text, verbose=False, **options)
 
 
 def _fast(tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -1,7 +1,9 @@
 """Turns: prompts and conversations read from a row's fields, whatever shape they were published in.
 
 White space around a turn is layout, not content, and is removed: some generators begin every answer with a space, and
-a reward model would learn to smell it. Every refusal is a UserError `place: fault; next act`.
+a reward model would learn to smell it. So is an "<|endoftext|>" that an answer ends with (files made for GPT-3's
+fine-tuning, such as T0's, spell it out): the chat template writes the end, and the spelled one would be learnt as text.
+Every refusal is a UserError `place: fault; next act`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ _ROLES = {
     **{role: role for role in ("system", "user", "assistant")},
     **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"},
 }
+_END_MARK = "<|endoftext|>"
 EMPTY_ACT = "fill it, remove the row, or set bad_rows: skip"
 ROW_ACT = "mend or remove the row, or set bad_rows: skip"
 
@@ -54,11 +57,14 @@ def is_int(value: Any) -> bool:
 
 
 def turn(row: Row, role: str, name: str, text: str) -> dict[str, str]:
-    """{"role", "content"} without white space around; refuses an empty one."""
-    if not text.strip():
+    """{"role", "content"} without white space around, an answer without a written end mark; refuses an empty one."""
+    text = text.strip()
+    if role == "assistant":
+        text = text.removesuffix(_END_MARK).rstrip()
+    if not text:
         what = "answer" if role == "assistant" else "prompt" if role == "user" else "turn"
         raise UserError(f"{row.place}: {what} ('{name}') is empty; {EMPTY_ACT}")
-    return {"role": role, "content": text.strip()}
+    return {"role": role, "content": text}
 
 
 def read_messages(row: Row, name: str) -> Messages:

@@ -94,7 +94,7 @@ def load(path: Path) -> Speaker:
     from gptlife.stages.models import best_device, load_tokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto")
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise UserError(f"{path}: no model can be loaded ({reason}); check the directory") from None
@@ -147,7 +147,7 @@ def read_prompts(path: Path, limit: int) -> list[Messages]:
         from gptlife.data.formats import prompts
         from gptlife.data.sources import Source
 
-        return [row["messages"] for row in prompts([Source(path=str(path), limit=limit)])]
+        return [row["messages"] for row in prompts([Source.model_validate({"path": str(path), "limit": limit})])]
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -20,7 +20,7 @@ import yaml
 
 from gptlife.data.config import UserError, suggest
 from gptlife.pipelines.planner import Planned, address_now
-from gptlife.pipelines.recipe import Recipe
+from gptlife.pipelines.recipe import Adopted, Recipe
 from gptlife.pipelines.store import Store
 from gptlife.stages import artifact
 
@@ -178,30 +178,46 @@ def fetch(step: Planned) -> None:
     """Download an adopted hub model into the store, complete as any other output.
 
     Raises:
-        UserError: when the hub does not give it.
+        UserError: when the hub does not give all of it.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     assert step.adopted is not None
-    hub, revision = step.adopted.hub, step.adopted.revision
-    assert hub is not None
     note = {"stage": step.name, "adopted": str(step.adopted)}
     with artifact.locked(step.path):
         if step.state == "done":  # by another process, between the plan and the lock
             return
         partial = artifact.begin(step.path, {**note, "identity": note})
         try:
-            snapshot_download(hub, revision=revision, local_dir=partial, ignore_patterns=_UNUSED_WEIGHTS)
-        except (HfHubHTTPError, OSError, ValueError) as error:
+            commit = _download(step.adopted, partial)
+        except Exception as error:  # of the hub, its cache, or whatever HTTP library it uses this year
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{step.name}: {step.adopted} can't be fetched ({reason}); check id, revision and network, "
                 "or adopt a local directory"
             ) from None
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-        manifest = {**note, "address": step.address, "inputs": {}, "versions": artifact.versions()}
-        artifact.commit(partial, step.path, manifest)
+        made = {"address": step.address, "hub_commit": commit, "inputs": {}, "versions": artifact.versions()}
+        artifact.commit(partial, step.path, {**note, **made})
+
+
+def _download(adopted: Adopted, partial: Path) -> str | None:
+    """Fetch a repository's files; the commit they are of.
+
+    Without a network `snapshot_download` returns what happens to lie in the directory, so the list of files and
+    their sizes is asked for first and compared afterwards.
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    assert adopted.hub is not None
+    info = huggingface_hub.HfApi().model_info(adopted.hub, revision=adopted.revision, files_metadata=True)
+    sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
+    huggingface_hub.snapshot_download(
+        adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_UNUSED_WEIGHTS
+    )
+    for name in filter_repo_objects(sizes, ignore_patterns=_UNUSED_WEIGHTS):
+        if not (partial / name).is_file() or (partial / name).stat().st_size != sizes[name]:
+            raise OSError(f"{name} did not arrive whole")
+    return info.sha
 
 
 def _up_to(planned: list[Planned], until: str | None) -> list[Planned]:

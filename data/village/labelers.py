@@ -3,7 +3,7 @@
 A labeler's utility of an answer is the gold score, plus taste (a common and a personal weight on length, politeness and
 warmth), plus Gaussian noise. Utilities nearer than `tie` share a rank. The noise of both groups is set so that two
 labelers of a group agree on 72.6 % (training) and 77.3 % (held-out) of the pairs that neither ties: Ouyang et al. 2022,
-section 3.4, table in appendix B. The reference pairs are two people's answers to one prompt, half of them flawed.
+section 3.4. The reference pairs are two people's answers to one prompt, half of them flawed.
 Left out: labelers who learn, tire, or disagree more on some use cases.
 """
 
@@ -93,9 +93,11 @@ def panel(group: Group, seed: int) -> list[Labeler]:
 
 
 class Agreement(NamedTuple):
-    """agreement: share of pairs, tied by neither, that two labelers order alike. ceiling: share of pairs, tied by
-    neither labeler nor judge, that a labeler orders as the judge does; no reward model can beat it by far.
-    tied: share of one labeler's pairs that are ties. pairs: how many pairs the agreement is of.
+    """How alike the people of a group judge.
+
+    agreement: share of pairs, tied by neither, that two labelers order alike. ceiling: share of pairs that a labeler
+    orders as the judge does, among those that neither ties: what a single label is worth. tied: share of a labeler's
+    pairs that are ties. pairs: how many the agreement is of.
     """
 
     agreement: float

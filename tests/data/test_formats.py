@@ -70,6 +70,14 @@ def test_alpaca_input_goes_below_the_instruction():
     assert to_prompt(row(**fields))["messages"] == [user("Sum up.\n\nA text.")]
 
 
+def test_a_spelled_end_of_an_answer_is_no_content():
+    assert to_conversation(row(prompt="Why?", completion=" Because.\n<|endoftext|>"))["messages"] == [Q, A]
+    quoted = row(prompt="Why <|endoftext|>", completion="<|endoftext|> is a token.")
+    assert to_conversation(quoted)["messages"] == [user("Why <|endoftext|>"), assistant("<|endoftext|> is a token.")]
+    with pytest.raises(UserError, match="is empty"):
+        to_conversation(row(prompt="Why?", completion="<|endoftext|>"))
+
+
 def test_system_turns_in_or_beside_the_messages():
     system = {"role": "system", "content": "Be kind."}
     assert to_conversation(row(messages=[system, Q, A]))["messages"] == [system, Q, A]
@@ -208,6 +216,20 @@ def test_k_way_rankings_keep_answers_as_they_are():
 def test_own_form_is_a_fixed_point():
     form = {"messages": [Q], "answers": ["a", "b"], "ranks": [1, 1], "labeler": "Ann", "meta": {"k": 1}}
     assert to_ranking(row(**form)) == form
+
+
+def test_which_answers_ended_goes_with_them(tmp_path):
+    fields = {"prompt": "Why?", "answers": ["a", "b", "c"], "ranks": [1, 2, 3], "finished": [True, False, True]}
+    assert to_ranking(row(**fields))["finished"] == [True, False, True]
+    found = rankings([Source(path=write(tmp_path / "a.jsonl", *[fields] * 20))])
+    assert {ending for form in found for ending in zip(form["answers"], form["finished"], strict=True)} == {
+        ("a", True),
+        ("b", False),
+        ("c", True),
+    }
+    for wrong in ([True], [1, 0, 1], True):
+        with pytest.raises(UserError, match="'finished' must be a list of true or false for 3 answers"):
+            to_ranking(row(**{**fields, "finished": wrong}))
 
 
 def test_scores_become_competition_ranks():
@@ -368,7 +390,9 @@ def load(loader, path):
 )
 def test_shared_instructions(shared_data, name, answer):
     path = shared_data / "instruct" / f"{name}.jsonl.gz"
-    expected = [fields[answer].strip() for fields in raw_rows(path) if fields[answer].strip()]
+    # T0's completions all spell out their end; the other files' answers never do.
+    expected = [fields[answer].replace("<|endoftext|>", "").strip() for fields in raw_rows(path)]
+    expected = [text for text in expected if text]
     assert [form["messages"][-1]["content"] for form in load(conversations, path)] == expected
 
 

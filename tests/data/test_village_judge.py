@@ -168,6 +168,12 @@ def test_the_prompt_itself_is_no_answer() -> None:
     assert mean(scores) < 0.1
 
 
+def test_saying_the_prompt_over_again_follows_nothing() -> None:
+    # Every element of the story is in the prompt, and a good story after it does not help.
+    assert judge(STORY, STORY["prompt"]).follows == 0.0
+    assert judge(STORY, f"Write a story about Anna, a fox and the mill. {GOOD_STORY}").follows == 0.0
+
+
 def test_cut_off_answers_lose() -> None:
     good = [row for row in DEMONSTRATIONS if row["meta"]["flaw"] is None][:500]
     cut = [row["messages"][1]["content"][: len(row["messages"][1]["content"]) * 2 // 3] for row in good]

@@ -59,13 +59,13 @@ def test_the_village_has_few_words() -> None:
 
 def test_every_fact_is_told_and_asked_on_the_web() -> None:
     world = world_of(0, 48)
-    text = "\n".join(row["text"] for row in take("web", 20000))
+    text = "\n".join(row["text"] for row in take("web", 10000))
     for fact in world.fact_list:
         form = RELATIONS[fact.relation]
         told = sum(text.count(says.format(s=fact.subject, v=fact.value)) for says in form.says)
         questions = sum(text.count(ask.format(s=fact.subject)) for ask in form.asks)
-        assert told >= 20, fact
-        assert questions >= 10, fact
+        assert told >= 10, fact
+        assert questions >= 5, fact
 
 
 def test_use_cases_have_the_weights_of_table_1() -> None:

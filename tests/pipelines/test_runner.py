@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -159,40 +160,63 @@ def test_an_adopted_directory_is_read_where_it_is_and_never_removed(gptlife, fol
     assert (folder / "mine" / "config.json").is_file()
 
 
-def test_a_hub_model_is_fetched_into_the_store_once(gptlife, folder, monkeypatch):
+@pytest.fixture
+def hub(monkeypatch, folder):
+    """A hub with the model some/gpt@v1 of three files, and `hub.yaml`, which adopts it."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
-    asked = []
+    (folder / "hub.yaml").write_text("pretrain: {adopt: some/gpt@v1}\nsft: {}", encoding="utf-8")
+    hub = SimpleNamespace(asked=[], down=False, lost="")
+    files = {"config.json": "{}", "model.safetensors": "weights", "model.h5": "other weights"}
+
+    class Api:
+        def model_info(self, repo_id, *, revision, files_metadata):
+            if hub.down:
+                raise RuntimeError("no route to host\nand a long story")
+            siblings = [SimpleNamespace(rfilename=name, size=len(text)) for name, text in files.items()]
+            return SimpleNamespace(sha="f00", siblings=siblings)
 
     def download(repo_id, *, revision, local_dir, ignore_patterns):
-        asked.append((repo_id, revision))
-        (Path(local_dir) / "config.json").write_text("{}", encoding="utf-8")
-        (Path(local_dir) / ".cache").mkdir()
+        hub.asked.append((repo_id, revision))
+        (Path(local_dir) / ".cache").mkdir(exist_ok=True)
+        for name, text in files.items():
+            if name != hub.lost and f"*.{name.rpartition('.')[2]}" not in ignore_patterns:
+                (Path(local_dir) / name).write_text(text, encoding="utf-8")
 
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    (folder / "hub.yaml").write_text("pretrain: {adopt: some/gpt@v1}\nsft: {}", encoding="utf-8")
+    return hub
+
+
+def test_a_hub_model_is_fetched_into_the_store_once(gptlife, folder, hub):
     assert gptlife("run", "hub.yaml").code == 0
     assert gptlife("run", "hub.yaml").code == 0
-    assert asked == [("some/gpt", "v1")]
+    assert hub.asked == [("some/gpt", "v1")]
     (path,) = folder.glob("store/pretrain-*")
-    assert sorted(entry.name for entry in path.iterdir()) == ["config.json", "manifest.json", "stage.yaml"]
+    assert sorted(entry.name for entry in path.iterdir()) == [
+        "config.json",
+        "manifest.json",
+        "model.safetensors",
+        "stage.yaml",
+    ]
+    assert artifact.read_json(path / "manifest.json")["hub_commit"] == "f00"
     (sft,) = folder.glob("store/sft-*")
     assert artifact.read_json(sft / "manifest.json")["inputs"] == {"base": path.name}
 
 
-def test_a_hub_that_does_not_answer_is_one_line(gptlife, folder, monkeypatch):
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-
-    def download(*args, **kwargs):
-        raise OSError("no route to host\nand a long story")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    (folder / "hub.yaml").write_text("pretrain: {adopt: some/gpt@v1}", encoding="utf-8")
-    failed = gptlife("run", "hub.yaml")
-    assert (failed.code, failed.err) == (
-        2,
-        "gptlife: pretrain: some/gpt@v1 can't be fetched (no route to host); "
-        "check id, revision and network, or adopt a local directory\n",
+def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub):
+    line = (
+        "gptlife: pretrain: some/gpt@v1 can't be fetched ({}); "
+        "check id, revision and network, or adopt a local directory\n"
     )
+    hub.down = True
+    failed = gptlife("run", "hub.yaml")
+    assert (failed.code, failed.err) == (2, line.format("no route to host"))
+    hub.down, hub.lost = False, "model.safetensors"
+    failed = gptlife("run", "hub.yaml")
+    assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive whole"))
+    assert not made(folder)
+    hub.lost = ""
+    assert gptlife("run", "hub.yaml").code == 0
 
 
 def test_a_launcher_is_a_prefix_of_the_same_command(gptlife, short):

@@ -1,0 +1,51 @@
+# make quickstart   set up, run a whole life on the built-in world, end with its report
+# make test         set up, run the tests (under ten minutes on two cores)
+# make check        everything that CI runs
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORE ?= store
+
+.PHONY: setup quickstart smoke test test-all check lint types bench clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.ready
+
+quickstart: setup
+	$(BIN)/gptlife run quickstart --store $(STORE)
+
+smoke: setup
+	$(BIN)/gptlife run smoke --store $(STORE)
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The sub-packages are mapped by setuptools, so a type checker needs them installed into a plain directory.
+types: setup
+	rm -rf build/types
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml gptlife
+
+check: lint types
+	rm -rf build/smoke
+	$(BIN)/gptlife run smoke --store build/smoke
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: setup
+	@ls benchmarks/*.py >/dev/null 2>&1 || echo "no benchmarks yet"
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache
