@@ -37,7 +37,7 @@ lint: setup
 types: setup
 	rm -rf build/types
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml gptlife
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gptlife
 
 check: lint types
 	rm -rf build/smoke

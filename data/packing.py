@@ -20,6 +20,9 @@ import numpy as np
 
 from gptlife.data.config import UserError
 
+LIKE = 0.75
+"""Rows of one batch have at least this share of its longest row's length, where `length_batches` can have it so."""
+
 
 class Packed(NamedTuple):
     """Rows of a token stream."""
@@ -75,19 +78,25 @@ def length_batches(
     """Indices of examples in batches of like length, longest batch first (so that too large a batch fails at once).
 
     A batch has at most `max_rows` rows, and at most `tokens_per_batch` tokens counted with padding (rows times longest
-    row); an example that is longer alone makes a batch of its own. At least one of the limits must be given.
+    row); an example that is longer alone makes a batch of its own. With `tokens_per_batch`, rows shorter than `LIKE`
+    of the longest go to another batch, unless the batch is still small. At least one of the limits must be given.
     """
     if tokens_per_batch is None and max_rows is None:
         raise ValueError("give tokens_per_batch or max_rows")
     if min(limit for limit in (tokens_per_batch, max_rows) if limit is not None) < 1:
         raise ValueError(f"limits must be positive, found {tokens_per_batch} tokens, {max_rows} rows")
+    most_rows = len(lengths) if max_rows is None else max_rows
     batches: list[list[int]] = []
-    room = 0  # rows that still go into the last batch
+    width = 0  # longest row of the last batch
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if room == 0:
+        rows = len(batches[-1]) if batches else most_rows
+        full = rows >= most_rows
+        if tokens_per_batch is not None:
+            full |= (rows + 1) * width > tokens_per_batch
+            # Rather a short batch than one that is padded a lot, once it is large enough to be worth a forward pass.
+            full |= lengths[index] < LIKE * width and rows * width >= tokens_per_batch / 8
+        if full:
             batches.append([])
-            by_tokens = len(lengths) if tokens_per_batch is None else tokens_per_batch // max(lengths[index], 1)
-            room = max(1, min(by_tokens, len(lengths) if max_rows is None else max_rows))
+            width = max(lengths[index], 1)
         batches[-1].append(index)
-        room -= 1
     return batches

@@ -165,22 +165,26 @@ def show(target: Target, store: StoreDir = HERE) -> None:
 
 
 def _pairs(values: dict[str, Any]) -> Table:
-    """A table of names and values; nested tables become dotted names."""
+    """A table of names and values."""
     table = Table.grid(padding=(0, 2))
     for name, value in _flat(values):
-        table.add_row(f"  {name}", value)
+        table.add_row(_plain(f"  {name}"), _plain(value))
     return table
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, float):
-            yield f"{prefix}{key}", f"{value:.6g}"
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{key}", text if len(text) <= 120 else f"{text[:117]}..."
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and printable values of everything inside a table; what is None is left out."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{name}[{index}]")
+    elif isinstance(value, float):
+        yield name, f"{value:.6g}"
+    elif value is not None:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield name, text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _lineage(path: Path, manifest: dict[str, Any], store: Store) -> Tree:

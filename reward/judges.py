@@ -95,7 +95,7 @@ def load_function(reference: str, field: str) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-        return getattr(module, name)  # type: ignore[no-any-return]
+        return getattr(module, name)
     except (ImportError, FileNotFoundError, AttributeError) as error:
         raise UserError(f"{field}: '{reference}' can't be loaded ({error}); check the path and the name") from None
 

@@ -273,9 +273,7 @@ def _judge(config: EvaluationConfig, accelerator: Accelerator, reward: Path | No
     if not config.judge.reward_model:
         return load_judge(config.judge, "evaluation.judge")
     if reward is None:
-        raise UserError(
-            "evaluation.judge: reward_model needs the input `reward`; give it, or name another judge"
-        )
+        raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
     tokenizer = models.load_tokenizer(reward)
     reader = SelectedScores(models.load_scorer(reward)).to(accelerator.device).eval()
 

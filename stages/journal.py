@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +26,14 @@ class Journal:
     """A stage's log, trackers and progress line; silent on every process but the first."""
 
     def __init__(
-        self, output: Path, name: str, total: int, *, start: int = 0, track: list[str] | None = None, main: bool = True
+        self,
+        output: Path,
+        name: str,
+        total: int,
+        *,
+        start: int = 0,
+        track: Sequence[str] | None = None,
+        main: bool = True,
     ) -> None:
         self.main, self.name, self.total = main, name, total
         self.started = time.time()
@@ -50,10 +59,10 @@ class Journal:
         self.spoken = 0.0
 
     def log(self, step: int, metrics: dict[str, Any], status: str = "") -> None:
-        """One step's metrics (plain numbers; `None` is left out); `status` is shown behind the bar."""
+        """One step's metrics; `None` and numbers that aren't finite are left out. `status` is shown behind the bar."""
         if not self.main:
             return
-        metrics = {key: value for key, value in metrics.items() if value is not None}
+        metrics = {key: value for key, value in metrics.items() if _sayable(value)}
         self.file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
         self.file.flush()
         for tracker in self.trackers:
@@ -84,6 +93,10 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sayable(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def read_log(output: Path) -> list[dict[str, Any]]:
@@ -134,4 +147,4 @@ class _WandB:
 
 
 def _tracker(kind: str, output: Path, name: str) -> _TensorBoard | _WandB:
-    return {"tensorboard": _TensorBoard, "wandb": _WandB}[kind](output, name)
+    return _WandB(output, name) if kind == "wandb" else _TensorBoard(output, name)

@@ -171,13 +171,13 @@ def evaluate_lm(
         add_sums(totals, {"loss": loss_sum, **sums})
     if not totals:
         totals = {name: torch.zeros((), device=accelerator.device) for name in ("loss", "nll", "right")}
-    sums = gather_sums(accelerator, totals)
+    gathered = gather_sums(accelerator, totals)
     n_targets = sum(rows.weights)
-    loss = sums["nll"] / n_targets
+    loss = gathered["nll"] / n_targets
     return {
         "validation_loss": loss,
         "validation_perplexity": math.exp(min(loss, 50.0)),
-        "validation_accuracy": sums["right"] / n_targets,
+        "validation_accuracy": gathered["right"] / n_targets,
     }
 
 

@@ -272,7 +272,7 @@ def _counted(terms: dict[str, Tensor], counts: bool) -> tuple[Tensor, Sums]:
     return kept.pop("loss_sum"), kept
 
 
-def _episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float) -> dict[str, float]:
+def _episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float) -> dict[str, Any]:
     mask_BR, n_tokens = rollouts.mask_BR, float(rollouts.mask_BR.sum())
     logratio_BR = (experience.logprobs_BR - experience.ref_logprobs_BR) * mask_BR
     k3_BR = kl.k3(experience.logprobs_BR, experience.ref_logprobs_BR) * mask_BR
@@ -290,11 +290,16 @@ def _episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float)
         "response_perplexity": float(torch.exp(-(experience.logprobs_BR * mask_BR).sum() / n_tokens)),
         "length": n_tokens / len(mask_BR),
         "eos_rate": float(rollouts.finished_B.float().mean()),
-        "var_explained": float(explained_variance(experience.values_BR, experience.returns_BR, mask_BR)),
+        "var_explained": _finite(explained_variance(experience.values_BR, experience.returns_BR, mask_BR)),
         "value_mean": float((experience.values_BR * mask_BR).sum()) / n_tokens,
         "return_mean": float((experience.returns_BR * mask_BR).sum()) / n_tokens,
         "sampling_mismatch": float(spread.max()),
     }
+
+
+def _finite(value: Tensor) -> float | None:
+    """A number, or None where there is none (the returns are all equal)."""
+    return float(value) if bool(torch.isfinite(value)) else None
 
 
 def _text_metrics(texts: Sequence[str]) -> dict[str, float]:

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 def _gpt2(width: int, layers: int, heads: int, context: int) -> dict[str, Any]:
-    return {"model_type": "gpt2", "n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
+    return {
+        "model_type": "gpt2",
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": heads,
+        "n_positions": context,
+        # GPT-2's own GELU (`gelu_new`) as one fused kernel.
+        "activation_function": "gelu_pytorch_tanh",
+    }
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -45,7 +53,7 @@ class Architecture(Config):
     """One of gpt1, gpt2-small … gpt2-xl, gpt3-small … gpt3-175b."""
     model_type: str = "gpt2"
     """`transformers` model type, when no preset is named (gpt2, llama, qwen3, ...)."""
-    fields: dict[str, int | float | str | bool] = {}
+    fields: dict[str, Any] = {}
     """Fields of that model's config, over the preset's."""
 
     def build(self, vocabulary: int, eos: int, pad: int) -> PretrainedConfig:

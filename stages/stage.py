@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gptlife.data.config import (
     Config,
@@ -48,7 +48,7 @@ class StageConfig(Config):
     """`cpu`, `cuda`, `mps`; by default the best there is."""
     processes: Execution[int | None] = None
     """How many processes are expected; the stage refuses to run in another number. None: any."""
-    track: Execution[list[str]] = ["tensorboard"]
+    track: Execution[list[Literal["tensorboard", "wandb"]]] = ["tensorboard"]
     """Trackers that get the curves besides log.jsonl: `tensorboard`, `wandb`. One that is not installed is left out."""
 
 
@@ -109,7 +109,8 @@ class Stage:
             return
         if rank() == 0:
             with artifact.locked(output):
-                self._work(config, inputs, output, where)
+                if not artifact.is_complete(output):  # somebody else's run may have ended between the look and the lock
+                    self._work(config, inputs, output, where)
         else:
             self.run(config, artifact.partial_of(output), **inputs)
 

@@ -6,6 +6,7 @@ with linear warm-up and a floor: Brown et al. 2020, App. B. AdamW decays matrice
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Sequence
@@ -24,8 +25,15 @@ from gptlife.stages.training_config import TrainingConfig
 class Examples(Protocol):
     """An indexable training set whose lengths and loss weights are known before it is read."""
 
-    lengths: Sequence[int]
-    weights: Sequence[float]
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each example: what it costs."""
+        ...
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """What each example adds to the loss's denominator."""
+        ...
 
     def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The examples as one batch of CPU tensors."""
@@ -99,6 +107,8 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
 
 def accelerator_of(wanted: str | None, seed: int, precision: str = "fp32") -> Accelerator:
     """The accelerator of this process, on the wanted device and precision; seeds everything."""
+    # Tied weights are stored once; accelerate would say so at every checkpoint.
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     device = best_device(wanted)
     mixed = {"auto": "no", "fp32": "no"}.get(precision, precision)
     if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():

@@ -42,7 +42,7 @@ class LoRA(Config):
 
     rank: int = 16
     """Width of the adapters."""
-    alpha: float = 32.0
+    alpha: int = 32
     """The adapter's output is scaled by alpha / rank."""
     dropout: float = 0.0
     """Dropout on the adapter's input."""

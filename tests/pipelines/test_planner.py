@@ -134,10 +134,13 @@ def test_states_are_read_from_the_disk(chain, folder):
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate", "numpy", "huggingface_hub")
 
 
-def test_planning_imports_nothing_heavy(chain, folder):
+@pytest.mark.parametrize(
+    ("module", "recipe_name"), [("toy_chain", "toy.yaml"), ("gptlife.pipelines.cli", "quickstart")]
+)
+def test_planning_imports_nothing_heavy(chain, folder, module, recipe_name):
     code = (
-        "import sys, runpy; sys.argv = ['gptlife', 'plan', 'toy.yaml']\n"
-        "try: runpy.run_module('toy_chain', run_name='__main__')\n"
+        f"import sys, runpy; sys.argv = ['gptlife', 'plan', '{recipe_name}']\n"
+        f"try: runpy.run_module('{module}', run_name='__main__')\n"
         "except SystemExit as error: assert not error.code, error\n"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
     )

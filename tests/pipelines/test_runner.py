@@ -68,7 +68,9 @@ def test_a_sweep_shares_what_lies_upstream(gptlife, short):
     again = gptlife("run", "short.yaml", "pretrain.learning_rate=0.3")
     assert [line.split()[:2] for line in again.out.splitlines()[:2]] == [["tokenizer", "done"], ["pretrain", "running"]]
     assert made(short) == ["pretrain", "pretrain", "tokenizer"]
+    page.write_text("the second run's", encoding="utf-8")
     assert gptlife("run", "short.yaml").code == 0  # nothing to make, but the page was the other run's
+    assert page.read_text(encoding="utf-8") == "tokenizer done\npretrain done\n"
     page.write_text("kept", encoding="utf-8")
     assert gptlife("run", "short.yaml").code == 0
     assert page.read_text(encoding="utf-8") == "kept"
@@ -165,7 +167,7 @@ def hub(monkeypatch, folder):
     """A hub with the model some/gpt@v1 of three files, and `hub.yaml`, which adopts it."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     (folder / "hub.yaml").write_text("pretrain: {adopt: some/gpt@v1}\nsft: {}", encoding="utf-8")
-    hub = SimpleNamespace(asked=[], down=False, lost="")
+    hub = SimpleNamespace(asked=[], down=False, lost="", cut="")
     files = {"config.json": "{}", "model.safetensors": "weights", "model.h5": "other weights"}
 
     class Api:
@@ -180,7 +182,7 @@ def hub(monkeypatch, folder):
         (Path(local_dir) / ".cache").mkdir(exist_ok=True)
         for name, text in files.items():
             if name != hub.lost and f"*.{name.rpartition('.')[2]}" not in ignore_patterns:
-                (Path(local_dir) / name).write_text(text, encoding="utf-8")
+                (Path(local_dir) / name).write_text(text[1:] if name == hub.cut else text, encoding="utf-8")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -211,11 +213,12 @@ def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub
     hub.down = True
     failed = gptlife("run", "hub.yaml")
     assert (failed.code, failed.err) == (2, line.format("no route to host"))
-    hub.down, hub.lost = False, "model.safetensors"
-    failed = gptlife("run", "hub.yaml")
-    assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive whole"))
-    assert not made(folder)
-    hub.lost = ""
+    hub.down = False
+    for hub.lost, hub.cut in (("model.safetensors", ""), ("", "model.safetensors")):
+        failed = gptlife("run", "hub.yaml")
+        assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive whole"))
+        assert not made(folder)
+    hub.cut = ""
     assert gptlife("run", "hub.yaml").code == 0
 
 

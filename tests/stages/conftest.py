@@ -1,0 +1,91 @@
+"""What the stage tests share: small random models, outputs compared file by file, and a run that is cut short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlife.data.config import sha256_of_file
+
+TIMINGS = ("tokens_per_second", "seconds_sampling", "seconds_scoring", "seconds_updating")
+
+
+@pytest.fixture
+def small() -> Callable[..., Any]:
+    """`small("gpt2")`: a random causal LM of 50 entries, 64 positions, no dropout, far from uniform."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def build(kind: str = "gpt2", seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        sizes = {
+            "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "resid_pdrop": 0.0, "attn_pdrop": 0.0,
+                     "embd_pdrop": 0.0, "initializer_range": 0.3},
+            "llama": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+                      "max_position_embeddings": 64, "initializer_range": 0.3},
+        }[kind]  # fmt: skip
+        config = AutoConfig.for_model(kind, vocab_size=50, bos_token_id=0, eos_token_id=0, pad_token_id=1, **sizes)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """`digests(output)`: sha256 of every weight file under it."""
+
+    def of(output: Path) -> dict[str, str]:
+        files = sorted(path for path in output.rglob("*.safetensors") if "checkpoints" not in path.parts)
+        assert files
+        return {str(path.relative_to(output)): sha256_of_file(str(path)) for path in files}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def log_of() -> Callable[[Path], list[dict[str, Any]]]:
+    """`log_of(output)`: the lines of its log.jsonl without what depends on the clock."""
+
+    def of(output: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+    return of
+
+
+@pytest.fixture
+def cut_short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`cut_short(step, call)`: `call()` with a checkpoint after every step, interrupted once `step` is logged.
+
+    The interrupt falls between the log line of `step` and its checkpoint, so the step has to be taken again.
+    """
+    from gptlife.stages.checkpoints import Checkpoints
+    from gptlife.stages.journal import Journal
+
+    def cut(step: int, call: Callable[[], Any]) -> None:
+        log = Journal.log
+
+        def interrupted(self: Journal, number: int, *rest: Any) -> None:
+            log(self, number, *rest)
+            if number == step:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "due", lambda self: True)
+            patch.setattr(Journal, "log", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+
+    return cut
+
+
+@pytest.fixture
+def weights() -> Callable[[Path], dict[str, Any]]:
+    """`weights(output)`: the tensors of its model.safetensors."""
+    from safetensors.torch import load_file
+
+    return lambda output: load_file(str(output / "model.safetensors"))
