@@ -124,7 +124,7 @@ def report(
     loaded, planned, opened = _plan(recipe, overrides, store)
     path = output or opened.root / "reports" / f"{loaded.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    print(page.write(planned, path))
+    print(page.write(planned, path, loaded.name))
 
 
 @app.command()

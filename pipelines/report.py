@@ -127,10 +127,11 @@ def _page(records: Sequence[Record], name: str) -> str:
     def missing(stage: str) -> str:
         """Why a section has nothing to show, and what would change that."""
         if stage not in by_name:
-            return f"The recipe has no step {stage}; give it a table `{stage}:`."
+            return Markup("The recipe has no step {0}; give it a table <code>{0}:</code>.").format(stage)
         if by_name[stage].step.adopted is not None:
             return f"The model was adopted ({by_name[stage].step.adopted}), so nothing is known of how it was trained."
-        return f"The stage {stage} is {by_name[stage].standing}; `gptlife run {name}` makes this."
+        text = Markup("The stage {} is {}; <code>gptlife run {}</code> makes this.")
+        return text.format(stage, by_name[stage].standing, name)
 
     environment = Environment(
         autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False

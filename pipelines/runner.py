@@ -59,7 +59,7 @@ def run(
         return 0
     finally:
         if started or not same or not page.is_file():
-            _write_report(planned, page)
+            _write_report(planned, page, recipe.name)
         if page.is_file():
             _say("report", str(page))
 
@@ -247,13 +247,13 @@ def _look_for_launchers(wanted: list[Planned]) -> None:
             raise UserError(f"{step.name}: launcher '{step.launcher[0]}' is no program here; mend `launcher`")
 
 
-def _write_report(planned: list[Planned], page: Path) -> None:
+def _write_report(planned: list[Planned], page: Path, name: str) -> None:
     """The page is a courtesy: when it can't be written, the run is as good as without."""
     try:
         from gptlife.pipelines import report
 
         page.parent.mkdir(parents=True, exist_ok=True)
-        report.write(planned, page)
+        report.write(planned, page, name)
     except Exception as error:
         print(f"gptlife: no report ({type(error).__name__}: {error}); try again: gptlife report", file=sys.stderr)
 

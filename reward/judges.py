@@ -23,18 +23,29 @@ Prompt = dict[str, Any]
 Judge = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 
 
+def identity_of_function(reference: str, hash_file: HashFile) -> str:
+    """What `module:name` or `file.py:name` contributes to an address: a file enters by its content.
+
+    Raises:
+        UserError: when the file is missing.
+    """
+    path, _, name = reference.partition(":")
+    if not path.endswith(".py"):
+        return reference
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; give path/file.py:name")
+    return f"{hash_file(path)}:{name}"
+
+
 class _Named(Config):
     function: str | None = None
     """A Python function: `package.module:name` or `path/file.py:name`."""
 
     def identity(self, hash_file: HashFile) -> dict[str, Any]:
-        """A function in a file enters by the file's content and its name."""
+        """With the function by content."""
         own = super().identity(hash_file)
-        if self.function is not None and self.function.partition(":")[0].endswith(".py"):
-            path, _, name = self.function.partition(":")
-            if not Path(path).is_file():
-                raise UserError(f"function: {path}: no such file; give path/file.py:name")
-            own["function"] = f"{hash_file(path)}:{name}"
+        if self.function is not None:
+            own["function"] = identity_of_function(self.function, hash_file)
         return own
 
 

@@ -26,6 +26,8 @@ from gptlife.stages.stage import Metrics, Stage, StageConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from gptlife.stages.journal import Journal
+
 Row = dict[str, Any]
 
 
@@ -60,6 +62,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     """Sample and rank; metrics: rankings, pairs, ties, agreement of the labelers, ceilings."""
     from gptlife.data.formats import prompts
     from gptlife.stages import models
+    from gptlife.stages.journal import Journal
     from gptlife.stages.sft import split
     from gptlife.stages.training import accelerator_of
 
@@ -77,16 +80,20 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
         held_out = prompts(config.validation, config.seed)
     tokenizer = models.load_tokenizer(policy)
     model = models.load_causal(policy).to(accelerator.device).eval()
+    sampled = {}
+    n_prompts = len(found) + len(held_out)
+    with Journal(output, "comparisons", n_prompts, main=accelerator.is_main_process) as journal:
+        for name, rows in (("train", found), ("validation", held_out)):
+            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, journal)
     metrics: Metrics = {}
-    for name, rows in (("train", found), ("validation", held_out)):
-        sampled = _sample_all(config, accelerator, model, tokenizer, rows, name, output)
-        if accelerator.is_main_process:
-            rankings = _rank_all(config, sampled, name)
+    if accelerator.is_main_process:
+        for name, rows in sampled.items():
+            rankings = _rank_all(config, rows, name)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rankings)
             (output / f"{name}.jsonl").write_text(text, encoding="utf-8")
             metrics |= {f"{name}_{key}": value for key, value in summary(rankings).items()}
-            if name == "validation" and config.gold is not None:
-                metrics |= ceilings(rankings, config.gold)
+        if config.gold is not None:
+            metrics |= ceilings(rankings, config.gold)
     return {**metrics, "seconds": round(time.monotonic() - started, 2)}
 
 
@@ -98,28 +105,26 @@ def _sample_all(
     prompts: Sequence[Row],
     name: str,
     output: Path,
+    journal: Journal,
 ) -> list[Row]:
     """Every prompt with its `answers` and `finished`, in order; each chunk is shared out over the processes."""
     from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
-    from gptlife.stages.journal import Journal
 
     folder = output / CHECKPOINTS
     main = accelerator.is_main_process
     if main:
         folder.mkdir(parents=True, exist_ok=True)
     done: list[Row] = []
-    starts = range(0, len(prompts), config.chunk)
-    with Journal(output, f"answers {name}", len(prompts), track=None, main=main) as journal:
-        for number, start in enumerate(starts):
-            path = folder / f"{name}-{number:06d}-of-{config.chunk}.json"
-            if not path.is_file():
-                part = _sample_chunk(config, accelerator, model, tokenizer, prompts, name, start)
-                if main:
-                    write_json(path, part)
-                accelerator.wait_for_everyone()
-            done += read_json(path)
-            n_answers = sum(len(row["answers"]) for row in done)
-            journal.log(len(done), {"answers": n_answers}, f"{n_answers} answers")
+    for number, start in enumerate(range(0, len(prompts), config.chunk)):
+        path = folder / f"{name}-{number:06d}-of-{config.chunk}.json"
+        if not path.is_file():
+            part = _sample_chunk(config, accelerator, model, tokenizer, prompts, name, start)
+            if main:
+                write_json(path, part)
+            accelerator.wait_for_everyone()
+        done += (part := read_json(path))
+        n_answers = sum(len(row["answers"]) for row in part)
+        journal.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
     return done
 
 

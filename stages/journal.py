@@ -35,7 +35,7 @@ class Journal:
         track: Sequence[str] | None = None,
         main: bool = True,
     ) -> None:
-        self.main, self.name, self.total = main, name, total
+        self.main, self.name, self.total, self.done = main, name, total, start
         self.started = time.time()
         if not main:
             return
@@ -72,6 +72,11 @@ class Journal:
             self.spoken = time.time()
             seconds = self.spoken - self.started
             print(f"{self.name} {step}/{self.total} [{seconds:.0f} s] {status}", file=sys.stderr, flush=True)
+
+    def step(self, count: int, metrics: dict[str, Any], status: str = "") -> None:
+        """`log`, `count` steps after the last one."""
+        self.done += count
+        self.log(self.done, metrics, status)
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""

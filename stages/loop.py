@@ -216,12 +216,13 @@ def fit(
                 "tokens": tokens,
                 "tokens_per_second": read / (time.monotonic() - tick),
             }
-            if validate and (step == total or (validate_every and step % validate_every == 0)):
+            validated = validate is not None and (step == total or bool(validate_every and step % validate_every == 0))
+            if validate is not None and validated:
                 model.eval()
                 metrics |= validate(model)
                 model.train()
                 best.consider(model, metrics, step)
-            if step % config.log_every == 0 or step == total:
+            if step % config.log_every == 0 or validated or step == total:
                 journal.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
             if step < total and checkpoints.due():
                 kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.value}

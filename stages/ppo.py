@@ -19,16 +19,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gptlife.data.config import Config, Execution, UserError
+from gptlife.data.config import Config, Execution, HashFile, UserError
 from gptlife.data.sources import Data
-from gptlife.reward.judges import JudgeConfig
+from gptlife.reward.judges import JudgeConfig, identity_of_function
 from gptlife.stages.stage import Metrics, Stage
 from gptlife.stages.training_config import LoRA, TrainingConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 class AdaptiveKL(Config):
@@ -109,6 +106,13 @@ class PPOConfig(TrainingConfig):
     """Steps between samples in the log."""
     rows: Execution[int] = 256
     """Answers decoded together on one process."""
+
+    def identity(self, hash_file: HashFile) -> dict[str, Any]:
+        """With the reward function by content."""
+        own = super().identity(hash_file)
+        if self.reward_function is not None:
+            own["reward_function"] = identity_of_function(self.reward_function, hash_file)
+        return own
 
 
 def run(config: PPOConfig, output: Path, *, policy: Path, reward: Path | None = None) -> Metrics:

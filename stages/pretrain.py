@@ -107,6 +107,8 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     if accelerator.is_main_process:
         vocabulary.model_max_length = models.context_of(model)
         models.save(model, vocabulary, output)
+    # On a shared CPU the peak varies with what else runs: the better of two measurements.
+    peak = max(peak, peak_flops(accelerator.device) or 0.0) if peak else None
     rate = metrics["tokens_per_second"] * flops / accelerator.num_processes
     return {
         **metrics,

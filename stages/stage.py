@@ -34,6 +34,7 @@ from gptlife.data.config import (
     suggest,
 )
 from gptlife.stages import artifact
+from gptlife.stages.card import write_card
 
 Metrics = dict[str, Any]
 RESERVED = ("stage", "version", "identity", "inputs", "output")
@@ -126,8 +127,10 @@ class Stage:
         partial = artifact.begin(output, stage_file)
         started = time.time()
         metrics = self.run(config, partial, **inputs)
+        manifest = self._manifest(config, inputs, output, metrics, started)
         artifact.write_json(partial / artifact.METRICS, metrics)
-        artifact.commit(partial, output, self._manifest(config, inputs, output, metrics, started))
+        write_card(partial, self.name, manifest, metrics)
+        artifact.commit(partial, output, manifest)
 
     def _manifest(
         self, config: StageConfig, inputs: dict[str, Path], output: Path, metrics: Metrics, started: float

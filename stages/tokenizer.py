@@ -33,11 +33,14 @@ class TokenizerConfig(StageConfig):
 
 def run(config: TokenizerConfig, output: Path) -> Metrics:
     """Train and save; metrics give the compression in bytes a token on a sample."""
+    import os
     from itertools import islice
 
     from gptlife.data.formats import texts
     from gptlife.data.tokens import encode_texts, train_tokenizer
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("tokenizer.launcher: runs in one process; leave the launcher out for this stage")
     started = time.monotonic()
     with Journal(output, "tokenizer", 1, track=None) as journal:
         documents = islice(texts(config.data, config.seed), config.sample_documents)

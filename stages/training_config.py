@@ -25,7 +25,7 @@ class TrainingConfig(StageConfig):
     """Global gradient norm above which gradients are scaled down. [GPT-3 App. B]"""
     final_lr_share: float = 0.1
     """The cosine ends at this share of the peak. [GPT-3 App. B, InstructGPT C.1]"""
-    precision: Execution[Literal["auto", "fp32", "bf16", "fp16"]] = "auto"
+    precision: Execution[Literal["auto", "fp32", "bf16"]] = "auto"
     """Autocast type; auto: bf16 on a GPU that has it, else fp32 (bf16 is about 20 times slower on most CPUs)."""
     micro_batch_tokens: Execution[int] = 4096
     """Padded tokens in one forward pass on one process; lower it when memory runs out."""

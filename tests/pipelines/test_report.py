@@ -202,7 +202,7 @@ def test_a_life_that_stopped_half_way(half, monkeypatch):
     assert 'id="ppo-figure_1"' not in page
     for section in ("No win rates.", "No samples.", "No reward model curve.", "No PPO yet.", "Not measured."):
         assert section in text
-    assert "The stage ppo is not started; `gptlife run toy` makes this." in text
+    assert "The stage ppo is not started; gptlife run toy makes this." in text
 
 
 def test_cost_and_lineage(half):
@@ -386,7 +386,7 @@ def test_every_stage_done_but_silent(life):
 def test_nothing_done_and_nothing_planned(life):
     assert "tokenizer not started" in Reader(life.page()).text
     only = Reader(life.page(("tokenizer",))).text
-    assert "The recipe has no step evaluation; give it a table `evaluation:`." in only
+    assert "The recipe has no step evaluation; give it a table evaluation: ." in only
     assert "No model of this life is finished yet." in Reader(life.page(())).text
 
 
@@ -455,6 +455,8 @@ def test_gold_is_drawn_right_beneath_the_score():
 def test_a_low_value_does_not_flatten_the_panel():
     svg = figures.ppo(ppo_log(lambda i: 0.1 * i, None))  # explained variance -7
     assert "value: explained variance, at least −1" in svg
+    assert places(svg, "-1")
+    assert not places(svg, "-6") + places(svg, "-7")  # the axis doesn't go there
     fine = [row | {"var_explained": 0.5} for row in ppo_log(lambda i: 0.1 * i, None)]
     assert "at least" not in figures.ppo(fine)
 

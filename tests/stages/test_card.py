@@ -151,6 +151,9 @@ def test_the_code_on_a_card_runs(checkpoints, stage, monkeypatch):
     monkeypatch.chdir(checkpoints[stage])
     names: dict[str, Any] = {}
     exec(code_of(text), names)
+    if stage == "sft":
+        asked = names["tokenizer"].decode(names["inputs"]["input_ids"][0])
+        assert asked == "<|user|>Tell me a story.<|assistant|>"
     if stage == "reward_model":
         # The same score as PPO reads: at the end-of-text of the conversation.
         from gptlife.data.tokens import encode_answer, encode_prompt

@@ -66,9 +66,22 @@ def test_chunks_change_nothing_and_are_not_made_twice(
     assert not (output / "train.jsonl").exists()
     made.append(("", 0))  # no more interruptions
     run(comparisons.STAGE, options, output, policy=tiny.sft)
-    assert made == [("train", 0), ("train", 5), ("", 0), ("train", 10), ("train", 15), ("validation", 0), ("validation", 5)]
+    assert made == [
+        ("train", 0),
+        ("train", 5),
+        ("", 0),
+        ("train", 10),
+        ("train", 15),
+        ("validation", 0),
+        ("validation", 5),
+    ]
     for name in ("train", "validation"):
         assert (output / f"{name}.jsonl").read_bytes() == (compared[0] / f"{name}.jsonl").read_bytes()
+
+
+@pytest.mark.xfail(strict=True, reason="comparisons: the journal of `validation` wipes the lines of `train`")
+def test_the_log_keeps_both_parts(compared: tuple[Path, dict[str, Any]], log_of: Any) -> None:
+    assert [line["step"] for line in log_of(compared[0])] == [18, 6]
 
 
 def test_summary() -> None:
@@ -100,8 +113,8 @@ def test_ceilings(tmp_path: Path) -> None:
 def test_village_panels(tiny: Any, run: Any, tmp_path: Path) -> None:
     prompts = {"village": {"part": "prompts", "count": 10, "villagers": 12}}
     options = fields(
-        tiny, prompts=prompts, validation=0.5, labelers={"village": "training"}, heldout_labelers={"village": "heldout"},
-        gold={"village": True}, answers_min=3, max_new_tokens=4,
+        tiny, prompts=prompts, validation=0.5, labelers={"village": "training"}, gold={"village": True},
+        heldout_labelers={"village": "heldout"}, answers_min=3, max_new_tokens=4,
     )  # fmt: skip
     base = tmp_path / "base"
     _with_context(tiny.sft, base, 1024)

@@ -40,7 +40,9 @@ def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
     ],
     ids=["plain", "micro", "checkpointing", "lora", "ptx"],
 )
-def test_the_first_minibatch_is_exact(changes: dict[str, Any], tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
+def test_the_first_minibatch_is_exact(
+    changes: dict[str, Any], tiny: Any, run: Any, tmp_path: Path, log_of: Any
+) -> None:
     if "pretraining" in changes:
         changes = {**changes, "pretraining": str(tiny.text)}
     run(ppo.STAGE, fields(tiny, **changes), tmp_path / "one", policy=tiny.sft, reward=tiny.reward_model)
@@ -138,7 +140,7 @@ def test_policy_gradient_and_the_pretraining_term(tokens: int, tiny: Any, tmp_pa
         assert_close(plain, policy_gradient(tiny, rollouts, experience, 1.0), rtol=0, atol=1e-5)
 
     text = {"pretraining": str(tiny.text), "ptx_coef": 3.0, "ptx_rows_per_episode": 0.5, "ptx_length": 20}
-    players, steps = steps_of(tiny, tmp_path / "rows", **whole, **text)
+    _, steps = steps_of(tiny, tmp_path / "rows", **whole, **text)
     assert steps.ptx is not None
     chosen = steps.ptx_order.batch(0)
     assert len(set(chosen)) == 8  # half a row for each of 16 episodes
@@ -155,8 +157,8 @@ def test_policy_gradient_and_the_pretraining_term(tokens: int, tiny: Any, tmp_pa
     text_gradient = gradients_of(nll / count, model)
     both = {name: expected[name] + 3.0 * text_gradient[name] for name in expected}
     assert_close(with_text, both, rtol=0, atol=1e-4)
+    two = {name: expected[name] + 2.0 * text_gradient[name] for name in expected}
     with pytest.raises(AssertionError):  # twin: coefficient 2
-        two = {name: expected[name] + 2.0 * text_gradient[name] for name in expected}
         assert_close(with_text, two, rtol=0, atol=1e-4)
 
 
@@ -320,9 +322,7 @@ def test_output_is_plain_transformers(tiny: Any, run: Any, tmp_path: Path) -> No
         ({"minibatch_size": 5}, True, r"^ppo\.minibatch_size: 5 does not divide batch_size 16; choose one that does"),
     ],
 )
-def test_refusals(
-    changes: dict[str, Any], reward: bool, message: str, tiny: Any, run: Any, tmp_path: Path
-) -> None:
+def test_refusals(changes: dict[str, Any], reward: bool, message: str, tiny: Any, run: Any, tmp_path: Path) -> None:
     inputs = {"reward": tiny.reward_model} if reward else {}
     with pytest.raises(UserError, match=message):
         run(ppo.STAGE, fields(tiny, **changes), tmp_path / "one", policy=tiny.sft, **inputs)

@@ -59,7 +59,9 @@ def trained(tiny: Any, run: Any, tmp_path_factory: pytest.TempPathFactory) -> tu
     return output, metrics
 
 
-def test_loss_is_the_mean_over_pairs_of_each_prompt(tiny: Any, trained: tuple[Path, dict[str, Any]], log_of: Any) -> None:
+def test_loss_is_the_mean_over_pairs_of_each_prompt(
+    tiny: Any, trained: tuple[Path, dict[str, Any]], log_of: Any
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.sft))
     model = load_scorer(tiny.sft, fresh_head=True).eval()
     reward_model._initialise_head(model, 0)
@@ -94,7 +96,7 @@ def test_k_answers_cost_k_forward_rows(tiny: Any) -> None:
         seen.append(len(tokens_BT))
         return torch.arange(5.0, requires_grad=True)
 
-    loss, sums = reward_model._loss(count, batch)  # type: ignore[arg-type]
+    loss, sums = reward_model._loss(count, batch)
     assert seen == [5]
     # Scores 0 to 4. Prompt one: answer 1 over 0 and over 2 (margins 1, -1). Prompt two: 3 over 4 (margin -1).
     expected = (math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2 + math.log1p(math.exp(1))

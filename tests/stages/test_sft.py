@@ -104,11 +104,11 @@ def test_loss_is_that_of_trl(tiny: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         theirs = trainer.compute_loss(model, batch)
         rows = language.TargetRows([encode_conversation(tokenizer, chat) for chat in chats])
-        total, _ = language.lm_loss(SelectedLogits(model), rows.collate(range(6)))
-    assert_close(total / sum(rows.weights), theirs, rtol=0, atol=1e-5)
+        ours, _ = language.lm_loss(SelectedLogits(model), rows.collate(range(6)))
+        fewer, _ = language.lm_loss(SelectedLogits(model), rows.collate(range(5)))
+    assert_close(ours / sum(rows.weights), theirs, rtol=0, atol=1e-5)
     with pytest.raises(AssertionError):  # twin: one conversation fewer
-        total, _ = language.lm_loss(SelectedLogits(model), rows.collate(range(5)))
-        assert_close(total / sum(rows.weights[:5]), theirs, rtol=0, atol=1e-5)
+        assert_close(fewer / sum(rows.weights[:5]), theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"micro_batch_tokens": 32}, {"micro_batch_tokens": 100}])

@@ -67,12 +67,14 @@ def test_epochs_differ_in_order() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=25), processes=st.integers(1, 5), tokens=st.integers(1, 90)
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=25),
+    processes=st.integers(1, 5),
+    tokens=st.integers(1, 90),
 )
 def test_micro_batches_share_a_batch(lengths: list[int], processes: int, tokens: int) -> None:
     batch = list(reversed(range(len(lengths))))
     shares = [
-        loop.micro_batches(batch, lengths, SimpleNamespace(num_processes=processes, process_index=rank), tokens)  # type: ignore[arg-type]
+        loop.micro_batches(batch, lengths, SimpleNamespace(num_processes=processes, process_index=rank), tokens)
         for rank in range(processes)
     ]
     assert len({len(share) for share in shares}) == 1

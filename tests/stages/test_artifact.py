@@ -1,0 +1,104 @@
+"""Files that are whole or absent, the one rename, and what a damaged file says."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from gptlife.data.config import UserError
+from gptlife.stages import artifact
+
+
+def test_commit_is_one_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, output = tmp_path / "out.partial", tmp_path / "out"
+    partial.mkdir()
+    (partial / "a.txt").write_text("a", encoding="utf-8")
+    moved: list[tuple[str, bool]] = []
+    rename = os.rename
+
+    def watched(source: Path, target: Path) -> None:
+        moved.append((Path(target).name, (Path(source) / artifact.MANIFEST).is_file()))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
+    artifact.commit(partial, output, {"stage": "toy"})
+    assert moved == [("out", True)]  # once, with the manifest already inside
+    # sha256 of the letter a.
+    digest = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    manifest = json.loads((output / "manifest.json").read_text("utf-8"))
+    assert manifest == {"stage": "toy", "files": {"a.txt": {"bytes": 1, "sha256": digest}}}
+
+
+def test_killed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, output = artifact.begin(tmp_path / "out", {"identity": 1}), tmp_path / "out"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            artifact.commit(partial, output, {})
+    assert not artifact.is_complete(output)
+    assert artifact.begin(output, {"identity": 1}) == partial
+    artifact.commit(partial, output, {})
+    assert artifact.is_complete(output)
+
+
+def test_begin(tmp_path: Path) -> None:
+    first = {"identity": {"a": 1}, "inputs": {"base": "x"}, "workers": 1}
+    partial = artifact.begin(tmp_path / "out", first)
+    (partial / "work").write_text("kept", encoding="utf-8")
+    artifact.begin(tmp_path / "out", {**first, "inputs": {"base": "y"}, "workers": 2})
+    assert (partial / "work").read_text("utf-8") == "kept"
+    with pytest.raises(UserError, match=r"begun with another config \(differs in: identity\); remove it"):
+        artifact.begin(tmp_path / "out", {**first, "inputs": {"base": "y"}, "workers": 2, "identity": {"a": 2}})
+
+
+def test_a_text_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    artifact.write_json(path, {"a": 1})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        artifact.write_json(path, {"a": 2})
+    assert artifact.read_json(path) == {"a": 1}
+
+
+def test_no_nan_in_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifact.write_json(tmp_path / "a.json", {"a": math.nan})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_damaged_json(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with pytest.raises(UserError, match=r"manifest\.json: missing; run the stage that makes it$"):
+        artifact.read_json(path)
+    path.write_text('{"a": 1,\n "b": ', encoding="utf-8")
+    with pytest.raises(UserError, match=r"manifest\.json:2: damaged \(.*\); run its stage again with --fresh$"):
+        artifact.read_json(path)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with (
+        pytest.raises(UserError, match=r"file: can't be written \(.*\); choose another place$"),
+        artifact.locked(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+def test_what_a_result_depends_on() -> None:
+    found = artifact.versions()
+    assert {"python", "torch", "transformers", "numpy"} <= set(found)
+    import torch
+
+    assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__

@@ -1,0 +1,106 @@
+"""log.jsonl and checkpoints: cut back on resume, complete or passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gptlife.stages.checkpoints import Checkpoints
+from gptlife.stages.journal import Journal, read_log
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_line_a_step(tmp_path: Path, capsys: Any) -> None:
+    with Journal(tmp_path, "toy", 2) as journal:
+        journal.log(1, {"loss": 2.5, "none": None, "nan": float("nan"), "inf": float("inf")}, "loss 2.5")
+        journal.log(2, {"loss": 1.5, "samples": [{"text": "a"}]}, "loss 1.5")
+    assert lines(tmp_path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5, "samples": [{"text": "a"}]}]
+    assert "toy 2/2" in capsys.readouterr().err
+
+
+def test_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    with Journal(tmp_path, "toy", 9) as journal:
+        for step in range(1, 6):
+            journal.log(step, {"try": 1})
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 6, "tr')
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5]
+    with Journal(tmp_path, "toy", 9, start=3) as journal:
+        journal.log(4, {"try": 2})
+    assert lines(tmp_path) == [{"step": n, "try": 1} for n in (1, 2, 3)] + [{"step": 4, "try": 2}]
+
+
+def test_other_processes_are_silent(tmp_path: Path, capsys: Any) -> None:
+    with Journal(tmp_path, "toy", 1, main=False) as journal:
+        journal.log(1, {"loss": 1.0})
+        journal.say("hello")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_log(tmp_path: Path) -> None:
+    assert read_log(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with Journal(tmp_path, "toy", 2, track=["tensorboard"]) as journal:
+        journal.log(1, {"loss": 2.5, "samples": []})
+        journal.log(2, {"loss": 1.5})
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.5), (2, 1.5)]
+
+
+def prepared(output: Path, every: float = 60.0, keep: int = 2) -> tuple[Any, Any, Checkpoints]:
+    accelerator = Accelerator(cpu=True)
+    model = torch.nn.Linear(2, 1)
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    return model, optimizer, Checkpoints(output, accelerator, every, keep)
+
+
+def test_checkpoints_bring_weights_and_optimizer_back(tmp_path: Path) -> None:
+    model, optimizer, checkpoints = prepared(tmp_path)
+    assert checkpoints.restore() is None
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    checkpoints.save(7, {"tokens": 5})
+    other, other_optimizer, again = prepared(tmp_path)
+    assert again.restore() == {"step": 7, "tokens": 5}
+    assert torch.equal(other.weight, model.weight)
+    moments = [o.state_dict()["state"][0]["exp_avg"] for o in (optimizer, other_optimizer)]
+    assert torch.equal(*moments)
+    assert float(moments[0].abs().sum()) > 0
+
+
+def test_the_newest_complete_ones_are_kept(tmp_path: Path) -> None:
+    _, _, checkpoints = prepared(tmp_path)
+    for step in (1, 2, 10):
+        checkpoints.save(step, {})
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000010"]
+    (folder / "step-00000010" / "state.json").unlink()
+    assert prepared(tmp_path)[2].restore() == {"step": 2}
+
+
+def test_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    _, _, checkpoints = prepared(tmp_path, every=30.0)
+    found = []
+    for moment in (120.0, 129.9, 130.0):
+        now[0] = moment
+        found.append(checkpoints.due())
+    assert found == [False, False, True]
+    checkpoints.save(1, {})
+    now[0] = 159.0
+    assert not checkpoints.due()
