@@ -122,5 +122,5 @@ def test_a_file_enters_the_address_by_content(code: Path, tmp_path: Path) -> Non
     assert str(tmp_path) not in str(identity(code))
     other.write_text(CODE + "\n# changed\n", encoding="utf-8")
     assert identity(other) != identity(code)
-    with pytest.raises(UserError, match=r"^function: gone\.py: no such file"):
+    with pytest.raises(UserError, match=r"^gone\.py: no such file; give path/file\.py:name$"):
         decode(JudgeConfig, {"function": "gone.py:f"}, "x").identity(sha256_of_file)

@@ -240,7 +240,6 @@ def test_padding_must_be_a_token_of_its_own(pad: str | None, tiny: Any, tmp_path
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="PPOConfig.reward_function is a plain string: its path enters the address")
 def test_a_reward_function_enters_the_address_by_content(tiny: Any, tmp_path: Path) -> None:
     def identity(path: Path) -> Any:
         fields = {"prompts": str(tiny.prompts), "reward_function": f"{path}:count_e"}

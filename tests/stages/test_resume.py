@@ -69,8 +69,9 @@ def test_resumed_is_uninterrupted(
     stage, fields, inputs = case(name, tiny)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     metrics = run(stage, fields, whole, **inputs)
+    cuts = (2, 5) if name == "sft" else (2, 3)
     if name == "sft":
-        assert metrics["best_step"] in (1, 2)  # the best weights are older than the last interruption
+        assert metrics["best_step"] == 3  # the best weights are older than the last checkpoint
     load_state = Accelerator.load_state
 
     def forgetful(self: Accelerator, folder: str) -> None:
@@ -80,7 +81,7 @@ def test_resumed_is_uninterrupted(
         random.seed(12345)
 
     monkeypatch.setattr(Accelerator, "load_state", forgetful)
-    for step in (2, 3):
+    for step in cuts:
         cut_short(step, lambda: run(stage, fields, parts, **inputs))
         assert [line["step"] for line in log_of(parts)] == list(range(1, step + 1))
         assert (parts / "checkpoints" / f"step-{step - 1:08d}").is_dir()

@@ -204,3 +204,34 @@ def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
         run(reward_model.STAGE, FIELDS, tmp_path / "one", base=tiny.sft)
     with pytest.raises(UserError, match=r"train\.jsonl: no rankings can be read .*; run the stage `comparisons` again"):
         run(reward_model.STAGE, FIELDS, tmp_path / "one", base=tiny.sft, comparisons=tiny.pretrain)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_pair_loss_is_that_of_trl(tiny: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    from gptlife.reward.reading import SelectedScores
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny.reward_model))
+    model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model), num_labels=1).eval()
+    asked = [[{"role": "user", "content": f"What does {name} have?"}] for name in ("Anna", "Bert", "Cleo")]
+    pairs = [("A red hat.", "Nothing"), ("A cat.", "A"), ("Blue", "A green boat and a book.")]
+    said = [[[{"role": "assistant", "content": text}] for text in pair] for pair in pairs]
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for p, (c, r) in zip(asked, said, strict=True)]
+    settings = RewardConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", per_device_train_batch_size=3,
+        disable_tqdm=True, gradient_checkpointing=False, max_length=64,
+    )  # fmt: skip
+    trainer = RewardTrainer(model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    with torch.no_grad():
+        theirs = float(trainer.compute_loss(model, next(iter(trainer.get_train_dataloader()))))
+        ours = [
+            {"tokens": [ids_of(tokenizer, p, text) for text in pair], "ranks": [1, 2]}
+            for p, pair in zip(asked, pairs, strict=True)
+        ]
+        loss, _ = reward_model._loss(SelectedScores(model), reward_model.Rankings(ours).collate([0, 1, 2]))
+        swapped = [{**row, "ranks": [2, 1]} for row in ours]
+        other, _ = reward_model._loss(SelectedScores(model), reward_model.Rankings(swapped).collate([0, 1, 2]))
+    assert float(loss) / 3 == pytest.approx(theirs, abs=1e-5)
+    assert float(other) / 3 != pytest.approx(theirs, abs=1e-5)  # twin: chosen and rejected swapped
