@@ -1,0 +1,205 @@
+"""Quickstart over several seeds, as one table: docs/results/quickstart.md.
+
+    python benchmarks/quickstart.py --store store --seeds 0 1 2
+
+Runs what the store doesn't hold yet, then reads the metrics of every stage. Each seed is a life of its own: tokenizer,
+pretraining, SFT, answers, rankings, reward model and PPO all start from it; the world and the test prompts stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gptlife.pipelines.planner import plan
+from gptlife.pipelines.recipe import load
+from gptlife.pipelines.store import Store
+from gptlife.stages.journal import read_log
+
+MODELS = ("base", "base_prompted", "sft", "ppo")
+PAIRS = (
+    ("sft", "base"),
+    ("sft", "base_prompted"),
+    ("ppo", "base"),
+    ("ppo", "base_prompted"),
+    ("ppo", "sft"),
+)
+NAMES = {"base": "base", "base_prompted": "base, few-shot", "sft": "SFT", "ppo": "PPO-ptx"}
+Life = dict[str, dict[str, Any]]
+
+
+def main() -> None:
+    """Run, read, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, default=Path("store"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("docs/results/quickstart.md"))
+    arguments = parser.parse_args()
+    lives = {seed: live(arguments.store, seed) for seed in arguments.seeds}
+    arguments.output.write_text(page(lives), encoding="utf-8")
+    print(arguments.output)
+
+
+def live(store: Path, seed: int) -> Life:
+    """Metrics, manifest and log of every stage of one seed's life, run first where the store doesn't hold it."""
+    recipe = load("quickstart", [f"seed={seed}"])
+    steps = plan(recipe, Store(store))
+    if any(step.state != "done" for step in steps):
+        command = [
+            sys.executable,
+            "-m",
+            "gptlife.pipelines.cli",
+            "run",
+            "quickstart",
+            f"seed={seed}",
+            "--store",
+            str(store),
+        ]
+        subprocess.run(command, check=True)
+    return {
+        step.name: {
+            "metrics": json.loads((step.path / "metrics.json").read_text()),
+            "manifest": json.loads((step.path / "manifest.json").read_text()),
+            "log": read_log(step.path),
+        }
+        for step in steps
+    }
+
+
+def page(lives: dict[int, Life]) -> str:
+    """The whole page."""
+    seeds = list(lives)
+    parts = [
+        "# Quickstart, several seeds",
+        f"Made by `python benchmarks/quickstart.py --seeds {' '.join(map(str, seeds))}` on "
+        f"{platform.platform()}. Intervals are 95 % bootstrap intervals over prompts.",
+        "## Preference under the gold judge",
+        table(["", *(f"seed {seed}" for seed in seeds)], [preference(lives, a, b) for a, b in PAIRS]),
+        "The same, length-controlled:",
+        table(["", *(f"seed {seed}" for seed in seeds)], [preference(lives, a, b, True) for a, b in PAIRS]),
+        "## Mean gold score",
+        table(["", *(f"seed {seed}" for seed in seeds)], [gold(lives, name) for name in MODELS]),
+        "## Verdicts, PPO-ptx after SFT",
+        table(["", *(f"seed {seed}" for seed in seeds)], verdicts(lives)),
+        "## Reward model",
+        table(["", *(f"seed {seed}" for seed in seeds)], reward_model(lives)),
+        "## PPO",
+        table(["", *(f"seed {seed}" for seed in seeds)], ppo(lives)),
+        "## Alignment tax",
+        table(["", *(f"seed {seed}" for seed in seeds)], tax(lives)),
+        "## Seconds",
+        table(["", *(f"seed {seed}" for seed in seeds)], seconds(lives)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(value: float) -> str:
+    """73.1 %"""
+    return f"{100 * value:.1f} %"
+
+
+def preference(lives: dict[int, Life], a: str, b: str, controlled: bool = False) -> list[str]:
+    """One row: how often A is preferred to B."""
+    cells = [f"{NAMES[a]} over {NAMES[b]}"]
+    for life in lives.values():
+        rates = life["evaluation"]["metrics"]["win_rates"]
+        found = next(row for row in rates if (row["a"], row["b"]) == (a, b))
+        found = found["length_controlled"] if controlled else found
+        cells.append(f"{percent(found['rate'])} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]")
+    return cells
+
+
+def gold(lives: dict[int, Life], name: str) -> list[str]:
+    """One row: mean gold score with its interval."""
+    scores = [life["evaluation"]["metrics"]["models"][name]["score"] for life in lives.values()]
+    return [NAMES[name], *(f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in scores)]
+
+
+def verdicts(lives: dict[int, Life]) -> list[list[str]]:
+    """A row a verdict: SFT → PPO-ptx."""
+    rows = []
+    for verdict in ("follows", "true", "rude", "concise"):
+        cells = [verdict]
+        for life in lives.values():
+            models = life["evaluation"]["metrics"]["models"]
+            cells.append(" → ".join(f"{models[name]['verdicts'][verdict]['mean']:.3f}" for name in ("sft", "ppo")))
+        rows.append(cells)
+    return rows
+
+
+def reward_model(lives: dict[int, Life]) -> list[list[str]]:
+    """Held-out accuracy beside what labelers and perfect knowledge reach."""
+    wanted = (
+        ("accuracy, training labelers", "reward_model", "validation_accuracy_training"),
+        ("gold judge's accuracy on their rankings (ceiling)", "comparisons", "ceiling_training"),
+        ("agreement of two of them", "comparisons", "agreement_training"),
+        ("accuracy, held-out labelers", "reward_model", "validation_accuracy_heldout"),
+        ("gold judge's accuracy on their rankings (ceiling)", "comparisons", "ceiling_heldout"),
+        ("agreement of two of them", "comparisons", "agreement_heldout"),
+        ("always the longer answer", "reward_model", "longer_baseline"),
+    )
+    return [
+        [label, *(percent(life[stage]["metrics"][name]) for life in lives.values())] for label, stage, name in wanted
+    ]
+
+
+def ppo(lives: dict[int, Life]) -> list[list[str]]:
+    """The first step's exact values, and where the run went."""
+    rows = []
+    for label, name in (("KL", "kl"), ("ratio", "first_ratio"), ("clip fraction", "first_clipfrac")):
+        rows.append([f"{label} at the start", *(repr(life["ppo"]["log"][0][name]) for life in lives.values())])
+    for label, name in (
+        ("reward model's score", "score"),
+        ("gold score of the sampled answers", "gold"),
+        ("KL to SFT, nats an answer", "kl"),
+        ("entropy, nats a token", "entropy"),
+        ("answer length, tokens", "length"),
+        ("pretraining loss, nats a token", "ptx_loss"),
+    ):
+        cells = [f"{label}, first → last five steps"]
+        for life in lives.values():
+            log = life["ppo"]["log"]
+            ends = (log[:5], log[-5:])
+            cells.append(" → ".join(f"{sum(row[name] for row in end) / len(end):.3f}" for end in ends))
+        rows.append(cells)
+    return rows
+
+
+def tax(lives: dict[int, Life]) -> list[list[str]]:
+    """Validation loss and few-shot accuracy: base → SFT → PPO-ptx."""
+    names = ("base", "sft", "ppo")
+    rows = [["validation loss, base → SFT → PPO-ptx"]]
+    for life in lives.values():
+        found = life["evaluation"]["metrics"]["tax"]
+        rows[0].append(" → ".join(f"{found[name]['validation_loss']:.3f}" for name in names))
+    first = next(iter(lives.values()))["evaluation"]["metrics"]["tax"]["base"]["few_shot"]
+    for task in first:
+        cells = [f"few-shot: {task}"]
+        for life in lives.values():
+            found = life["evaluation"]["metrics"]["tax"]
+            cells.append(" → ".join(f"{found[name]['few_shot'][task]:.2f}" for name in names))
+        rows.append(cells)
+    return rows
+
+
+def seconds(lives: dict[int, Life]) -> list[list[str]]:
+    """Wall seconds inside each stage (starting Python and importing torch not counted)."""
+    stages = list(next(iter(lives.values())))
+    rows = [[stage, *(f"{life[stage]['manifest']['seconds']:.0f}" for life in lives.values())] for stage in stages]
+    totals = [sum(life[stage]["manifest"]["seconds"] for stage in stages) for life in lives.values()]
+    return [*rows, ["all", *(f"{total:.0f}" for total in totals)]]
+
+
+if __name__ == "__main__":
+    main()
