@@ -160,7 +160,7 @@ def show(target: Target, store: StoreDir = HERE) -> None:
     ):
         if (path / name).is_file():
             console.print(f"\n{title}", style="bold")
-            noted = ("identity", "inputs", "output", "stage", "version")
+            noted = ("identity", "inputs", "input_addresses", "output", "stage", "version")
             console.print(_pairs({k: v for k, v in read(path / name).items() if title != "config" or k not in noted}))
 
 

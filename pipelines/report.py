@@ -103,7 +103,7 @@ def _read(step: Planned) -> Record:
 
 
 def _config_of(step: Planned, folder: Path) -> str:
-    """The step's stage.yaml without `identity`, which says the same again."""
+    """The step's stage.yaml without `identity` and `input_addresses`, which say the same again."""
     path, known = folder / artifact.STAGE_FILE, None
     if path.is_file():
         try:
@@ -112,7 +112,7 @@ def _config_of(step: Planned, folder: Path) -> str:
             return f"{path.name} is damaged"
     if not isinstance(known, dict):
         known = step.config.model_dump(mode="json") if step.config else {"adopt": str(step.adopted)}
-    kept = {key: value for key, value in known.items() if key != "identity"}
+    kept = {key: value for key, value in known.items() if key not in ("identity", "input_addresses")}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 

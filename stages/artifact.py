@@ -69,24 +69,46 @@ def begin(output: Path, stage_file: Mapping[str, Any]) -> Path:
     """Open (or find again) the partial directory of `output` and write what it is to become.
 
     Raises:
-        UserError: when a partial directory of another config lies there already.
+        UserError: when a partial directory of another config, or of other inputs, lies there already.
     """
     if output.exists() and not is_complete(output):
         raise UserError(f"{output}: exists but is no finished output (no {MANIFEST}); move it away, then run again")
     partial = partial_of(output)
     record = partial / STAGE_FILE
     if record.is_file():
-        before = read_yaml(record)
-        changed = sorted(key for key in {*before, *stage_file} if before.get(key) != stage_file.get(key))
-        # Where inputs lie, and how the work is spread, may change between runs of one address.
-        if changed and before.get("identity") != stage_file.get("identity"):
-            raise UserError(
-                f"{partial}: begun with another config (differs in: {', '.join(changed)}); "
-                "remove it, or give another output"
-            )
+        refuse_another(partial, stage_file, "begun with")
     partial.mkdir(parents=True, exist_ok=True)
     write_text(record, yaml.safe_dump(dict(stage_file), sort_keys=False, allow_unicode=True))
     return partial
+
+
+def refuse_another(place: Path, stage_file: Mapping[str, Any], how: str) -> None:
+    """Compare what `place` says that it is with `stage_file`: the config's identity and the inputs' addresses.
+
+    Where inputs lie, and how the work is spread, may change between runs of one address.
+
+    Raises:
+        UserError: naming the first fields that differ; `how` is the verb ("begun with", "made with").
+    """
+    before = read_yaml(place / STAGE_FILE)
+    changed = _changed(before.get("identity"), stage_file.get("identity"))
+    what = "another config"
+    # A fetched model records no inputs.
+    if not changed and before.get("input_addresses") is not None:
+        changed = _changed(before["input_addresses"], stage_file.get("input_addresses"), "inputs.")
+        what = "other inputs"
+    if changed:
+        shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        raise UserError(f"{place}: {how} {what} (differs in: {shown}); remove it, or give another output")
+
+
+def _changed(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the values that differ; `config.` is left out, since a config's fields stand on top in a file."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return [] if before == now else [prefix.removeprefix("config.").rstrip(".") or "identity"]
+    return [
+        name for key in sorted({*before, *now}) for name in _changed(before.get(key), now.get(key), f"{prefix}{key}.")
+    ]
 
 
 def commit(partial: Path, output: Path, manifest: Mapping[str, Any]) -> None:

@@ -4,11 +4,10 @@
                  with bootstrap 95 % intervals over prompts, and length-controlled as well (reward/winrate.py)
     verdicts     where the judge gives them (follows the instruction, true, rude, concise)
     tax          validation loss on pretraining text and few-shot accuracy, before and after alignment
-                 (Ouyang et al. 2022, section 4.2 and Table 14)
+                 (stages/capabilities.py)
 
 The base model gets the bare prompt as text, and once more behind a few worked examples (the paper's "GPT" and "GPT
-prompted"); its answer ends at `stop` or the end-of-text token. Multiple choice compares log-likelihoods a token
-(Brown et al. 2020, section 2.4).
+prompted"); its answer ends at `stop` or the end-of-text token.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ class EvaluationConfig(StageConfig):
     """Strings that end the base model's answer."""
     validation: Data | None = None
     """Pretraining text held aside, for the loss of every checkpoint."""
-    validation_length: int = 128
-    """Tokens a row of it."""
+    validation_length: int | None = None
+    """Tokens a row of it; None: 128, or the model's context where that is less."""
     choices: Data | None = None
     """Multiple-choice rows (query, choices, gold, task), for the few-shot accuracy of every checkpoint."""
     max_new_tokens: int = 256
@@ -118,6 +117,7 @@ def _ask_all(
     """Every model's answers and capabilities; each model's are kept as they are done."""
     from gptlife.stages import models
     from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+    from gptlife.stages.capabilities import capabilities
     from gptlife.stages.journal import Journal
 
     folder = output / CHECKPOINTS
@@ -130,8 +130,8 @@ def _ask_all(
             if not kept.is_file():
                 tokenizer = models.load_tokenizer(path)
                 model = models.load_causal(path).to(accelerator.device).eval()
-                found = _answers(config, model, tokenizer, name, rows)
-                write_json(kept, [found, _capabilities(config, accelerator, model, tokenizer, output)])
+                measured = capabilities(config, accelerator, model, tokenizer, output)
+                write_json(kept, [_answers(config, model, tokenizer, name, rows), measured])
             found, tax[name] = read_json(kept)
             answers |= found
             journal.log(number, {}, name)
@@ -201,66 +201,6 @@ def _before(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.partition(stop)[0]
     return text.strip()
-
-
-def _capabilities(
-    config: EvaluationConfig, accelerator: Accelerator, model: Any, tokenizer: Any, output: Path
-) -> Metrics:
-    """Validation loss and few-shot accuracy by task."""
-    import torch
-
-    from gptlife.data.formats import choices
-    from gptlife.reward.reading import SelectedLogits
-    from gptlife.stages.corpus import token_stream
-    from gptlife.stages.language import PackedRows, evaluate_lm
-
-    found: Metrics = {}
-    reader = SelectedLogits(model)
-    if config.validation is not None:
-        stream, _ = token_stream(config.validation, "evaluation.validation", tokenizer, output, accelerator)
-        rows = PackedRows(stream, config.validation_length)
-        found |= evaluate_lm(reader, rows, accelerator, config.micro_batch_tokens)
-    if config.choices is not None:
-        with torch.no_grad():
-            found["few_shot"] = few_shot(reader, tokenizer, choices(config.choices), config.micro_batch_tokens)
-    return found
-
-
-def few_shot(reader: Any, tokenizer: Any, items: list[dict[str, Any]], tokens_per_batch: int) -> dict[str, float]:
-    """Accuracy by task: the choice with the highest mean log-likelihood a token is the answer."""
-    import torch
-
-    from gptlife.data.packing import length_batches
-    from gptlife.data.tokens import encode_texts
-    from gptlife.stages.episodes import selected_logprobs
-    from gptlife.stages.language import collate
-    from gptlife.stages.loop import on_device
-
-    device = next(reader.parameters()).device
-    queries = encode_texts(tokenizer, [item["query"] for item in items])
-    options = [(i, text) for i, item in enumerate(items) for text in item["choices"]]
-    encoded = encode_texts(tokenizer, [text for _, text in options])
-    rows = [
-        (queries[i] + tokens, [False] * len(queries[i]) + [True] * len(tokens))
-        for (i, _), tokens in zip(options, encoded, strict=True)
-    ]
-    likelihood = [0.0] * len(rows)
-    for group in length_batches([len(tokens) for tokens, _ in rows], tokens_per_batch=tokens_per_batch):
-        batch = on_device(collate([rows[index] for index in group]), device)
-        logits_NV = reader(batch["tokens"], batch["select"])
-        logprobs_N = selected_logprobs(logits_NV, batch["targets"][batch["select"]], 1.0)
-        owner_N = torch.nonzero(batch["select"])[:, 0]
-        sums_B = torch.zeros(len(group), device=device).index_add_(0, owner_N, logprobs_N)
-        for index, value in zip(group, (sums_B / batch["select"].sum(1)).tolist(), strict=True):
-            likelihood[index] = value
-    by_item: dict[int, list[float]] = {}
-    for (i, _), value in zip(options, likelihood, strict=True):
-        by_item.setdefault(i, []).append(value)
-    right: dict[str, list[bool]] = {}
-    for i, item in enumerate(items):
-        picked = max(range(len(by_item[i])), key=by_item[i].__getitem__)
-        right.setdefault(str(item.get("task") or "choices"), []).append(picked == item["gold"])
-    return {task: sum(hits) / len(hits) for task, hits in sorted(right.items())}
 
 
 def _judge(config: EvaluationConfig, accelerator: Accelerator, reward: Path | None) -> Judge:

@@ -109,33 +109,50 @@ def backward_over(
     return totals
 
 
+def finite_norm(accelerator: Accelerator, model: nn.Module, max_norm: float, place: str) -> float:
+    """Clip the gradient; its norm before clipping.
+
+    Raises:
+        UserError: when the norm is not finite. The caller steps no optimizer before all its norms are known.
+    """
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), max_norm))
+    if not math.isfinite(norm):
+        raise UserError(f"{place}: gradient norm is {norm}; nothing was stepped; lower learning_rate, or see its rows")
+    return norm
+
+
+def step_with(optimizer: Any) -> None:
+    """Step, and free the gradients."""
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def finite_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, max_norm: float, place: str) -> float:
     """Clip and step; the gradient norm before clipping.
 
     Raises:
         UserError: before the optimizer moves, when the norm is not finite.
     """
-    norm = float(accelerator.clip_grad_norm_(model.parameters(), max_norm))
-    if not math.isfinite(norm):
-        raise UserError(f"{place}: gradient norm is {norm}; nothing was stepped; lower learning_rate, or see its rows")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm = finite_norm(accelerator, model, max_norm, place)
+    step_with(optimizer)
     return norm
 
 
 class Best:
     """The weights with the lowest value of one validation metric so far, kept on disk beside the checkpoints."""
 
-    def __init__(self, output: Path, accelerator: Accelerator, metric: str | None, value: list[float] | None) -> None:
+    def __init__(self, output: Path, accelerator: Accelerator, metric: str | None, kept: dict[str, Any] | None) -> None:
         self.path, self.accelerator, self.metric = output / "checkpoints" / "best.safetensors", accelerator, metric
-        self.value = value
-        """[metric, step] of the best so far."""
+        self.kept = kept
+        """The best so far: its `step` and its validation `metrics`."""
 
-    def consider(self, model: nn.Module, metrics: dict[str, Any], step: int) -> None:
+    def consider(self, model: nn.Module, validated: dict[str, float], step: int) -> None:
         """Keep these weights when they are the best."""
-        if self.metric is None or (self.value is not None and metrics[self.metric] >= self.value[0]):
+        if self.metric is None:
             return
-        self.value = [metrics[self.metric], step]
+        if self.kept is not None and validated[self.metric] >= self.kept["metrics"][self.metric]:
+            return
+        self.kept = {"step": step, "metrics": validated}
         state = self.accelerator.get_state_dict(model)
         if self.accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,10 +161,13 @@ class Best:
             beside.rename(self.path)
         self.accelerator.wait_for_everyone()
 
-    def restore(self, model: nn.Module, steps: int) -> None:
-        """Put the best weights back into `model`, unless they are the last ones."""
-        if self.value is not None and self.value[1] != steps:
+    def restore(self, model: nn.Module, steps: int) -> dict[str, Any]:
+        """Put the best weights back into `model`, unless they are the last; their validation metrics, `best_step`."""
+        if self.kept is None:
+            return {}
+        if self.kept["step"] != steps:
             self.accelerator.unwrap_model(model).load_state_dict(load_file(str(self.path)))
+        return {**self.kept["metrics"], "best_step": self.kept["step"]}
 
 
 def _group_loss(
@@ -156,6 +176,28 @@ def _group_loss(
     """The loss of one micro-batch; an empty one costs a forward pass on `spare` and counts nothing."""
     loss_sum, sums = loss(model, on_device(examples.collate(group or [spare]), device))
     return (loss_sum, sums) if group else (loss_sum * 0.0, {name: value * 0.0 for name, value in sums.items()})
+
+
+def _descend(
+    model: nn.Module,
+    optimizer: Any,
+    examples: Examples,
+    batch: Sequence[int],
+    loss: Loss,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    describe: Describe,
+    place: str,
+) -> dict[str, float]:
+    """One optimizer step on a global batch; what `describe` says of it, and the gradient norm."""
+    denominator = sum(examples.weights[index] for index in batch)
+    groups = micro_batches(batch, examples.lengths, accelerator, config.micro_batch_tokens)
+    group_loss = partial(_group_loss, model, examples, loss, accelerator.device, batch[0])
+    sums = gather_sums(accelerator, backward_over(accelerator, model, groups, group_loss, denominator))
+    if not math.isfinite(sums["loss"]):
+        raise UserError(f"{place}: loss is {sums['loss']} on rows {batch[:8]}; lower learning_rate")
+    norm = finite_step(accelerator, model, optimizer, config.max_grad_norm, place)
+    return {**describe(sums, denominator), "grad_norm": norm}
 
 
 def fit(
@@ -173,13 +215,14 @@ def fit(
     validate_every: int = 0,
     keep_best: str | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place; the last step's metrics and what the run cost.
+    """Train `model` in place; metrics of the last step, validation of the weights that stay, what the run cost.
 
     Args:
         loss: (model, batch) -> (loss summed over targets, further sums); divided by the batch's summed weights here.
         describe: (sums over the step, denominator) -> metrics for the log.
         validate: metrics of the model on held-out data, every `validate_every` steps and at the end.
         keep_best: the validation metric (lower is better) by which the final weights are chosen; None: the last.
+            The validation metrics returned are then those of the chosen weights, and `best_step` says which they are.
 
     Raises:
         UserError: when a loss or gradient is not finite; nothing was stepped, the last checkpoint stays.
@@ -199,19 +242,12 @@ def fit(
             seed_step(config.seed, step, accelerator.process_index)
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rates[step]
-            denominator = sum(examples.weights[index] for index in batch)
-            groups = micro_batches(batch, examples.lengths, accelerator, config.micro_batch_tokens)
-            group_loss = partial(_group_loss, model, examples, loss, accelerator.device, batch[0])
-            sums = gather_sums(accelerator, backward_over(accelerator, model, groups, group_loss, denominator))
             place = f"{name}: step {step + 1}"
-            if not math.isfinite(sums["loss"]):
-                raise UserError(f"{place}: loss is {sums['loss']} on rows {batch[:8]}; lower learning_rate")
-            norm = finite_step(accelerator, model, optimizer, config.max_grad_norm, place)
+            described = _descend(model, optimizer, examples, batch, loss, config, accelerator, describe, place)
             read = sum(examples.lengths[index] for index in batch)
             step, tokens = step + 1, tokens + read
             metrics = {
-                **describe(sums, denominator),
-                "grad_norm": norm,
+                **described,
                 "learning_rate": schedule.rates[step - 1],
                 "tokens": tokens,
                 "tokens_per_second": read / (time.monotonic() - tick),
@@ -219,21 +255,22 @@ def fit(
             validated = validate is not None and (step == total or bool(validate_every and step % validate_every == 0))
             if validate is not None and validated:
                 model.eval()
-                metrics |= validate(model)
+                found = validate(model)
                 model.train()
-                best.consider(model, metrics, step)
+                metrics |= found
+                best.consider(model, found, step)
             if step % config.log_every == 0 or validated or step == total:
                 journal.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
             if step < total and checkpoints.due():
-                kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.value}
+                kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.kept}
                 checkpoints.save(step, kept)
-    best.restore(model, total)
+    kept_metrics = best.restore(model, total)
     seconds = time.monotonic() - begun
     return {
         **metrics,
+        **kept_metrics,
         "steps": total,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
         "checkpoint_seconds": round(checkpoints.seconds, 2),
-        **({"best_step": best.value[1]} if best.value else {}),
     }

@@ -1,4 +1,9 @@
-"""Models as the stages use them: loading, saving, adapters."""
+"""Models as the stages use them: loading, saving, adapters.
+
+An adopted model may have no PAD, or PAD = EOS (GPT-2, Llama 3), with which a model can't learn to stop and a score
+isn't read at the end of the answer. `load_tokenizer` then adds a PAD of its own, `load_causal` and `load_scorer` add
+the row for it, and both are saved with the model.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers import logging as transformers_logging
 
 from gptlife.data.config import UserError
+from gptlife.data.tokens import PAD
 from gptlife.reward.reading import unwrapped
 from gptlife.stages.training_config import LoRA
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "classifier_dropout")
+DEFAULT_ROW = 128
+"""Tokens of a row of text where a config leaves it open and the model's context allows."""
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 logging.getLogger("torch.distributed").setLevel(logging.ERROR)
@@ -33,10 +41,10 @@ def best_device(wanted: str | None) -> torch.device:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer that travels with an artefact.
+    """The tokenizer that travels with an artefact; with a PAD of its own, added where it is missing or equals EOS.
 
     Raises:
-        UserError: when there is none, or its PAD is missing or equals EOS (the model could then never learn to stop).
+        UserError: when there is none, or it has no end-of-text token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
@@ -44,6 +52,8 @@ def load_tokenizer(path: Path) -> Any:
         raise UserError(f"{path}: no tokenizer can be loaded ({str(error).splitlines()[0]})") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-text token (eos_token); set one in tokenizer_config.json")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -77,12 +87,31 @@ def _load(kind: Any, path: Path, dropouts: dict[str, float], **fields: Any) -> A
             if getattr(config, name, None) is not None:
                 setattr(config, name, dropouts.get(name, 0.0))
         config.use_cache = False
-        if config.pad_token_id is None:
-            config.pad_token_id = load_tokenizer(path).pad_token_id
+        pad = load_tokenizer(path).pad_token_id
+        # Some families keep PAD's row out of training: that must not be EOS's, nor one that is not there yet.
+        config.pad_token_id = pad if pad < config.get_text_config().vocab_size else None
         model = kind.from_pretrained(str(path), config=config, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no model can be loaded ({str(error).splitlines()[0]})") from None
+    if pad >= model.get_input_embeddings().num_embeddings:
+        _grow(model, pad + 1)
+    model.config.pad_token_id = pad
     return model
+
+
+@torch.no_grad()
+def _grow(model: Any, rows: int) -> None:
+    """Give the vocabulary `rows` entries; a new one's weights are the mean of the old ones'.
+
+    The new token's logit is then the mean logit, so its probability is at most that of a uniform draw, and all others
+    keep their ratios (Hewitt 2021, "Initializing new word embeddings for pretrained language models").
+    """
+    old = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for weights in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+            if weights is not None:
+                weights[old:] = weights[:old].mean(0)
 
 
 def save(model: Any, tokenizer: Any, output: Path) -> None:
@@ -118,8 +147,30 @@ def merge_lora(model: Any) -> Any:
 
 
 def context_of(model: Any) -> int:
-    """The longest row in tokens that a model can read; without a bound in its config, 2**20."""
-    return int(getattr(unwrapped(model).config, "max_position_embeddings", None) or 2**20)
+    """The longest row in tokens that a model (or one of its config) can read; without a bound in its config, 2**20."""
+    config = getattr(unwrapped(model), "config", model)
+    return int(getattr(config, "max_position_embeddings", None) or 2**20)
+
+
+def check_context(length: int, model: Any, field: str, act: str = "lower it") -> int:
+    """`length` (tokens of a row that `model`, or one of its config, is to read), which `field` asks for.
+
+    Raises:
+        UserError: when it is above the model's context.
+    """
+    if length > context_of(model):
+        raise UserError(f"{field}: {length} is longer than the model's context of {context_of(model)}; {act}")
+    return length
+
+
+def limit_of(length: int | None, model: Any, field: str) -> int:
+    """The longest conversation in tokens: `length` as `check_context` has it, or the model's context."""
+    return context_of(model) if length is None else check_context(length, model, field)
+
+
+def row_length(length: int | None, model: Any, field: str) -> int:
+    """Tokens of a row of text: `length` as `check_context` has it, or `DEFAULT_ROW` where the context allows it."""
+    return min(DEFAULT_ROW, context_of(model)) if length is None else check_context(length, model, field)
 
 
 def size_of(model: nn.Module) -> int:

@@ -50,8 +50,8 @@ class PPOConfig(TrainingConfig):
     """Weight of the pretraining term (γ), when `pretraining` is given; 0 is plain PPO. [InstructGPT C.4]"""
     ptx_rows_per_episode: float = 8.0
     """Rows of pretraining text for every episode. [InstructGPT C.4]"""
-    ptx_length: int = 128
-    """Tokens of such a row."""
+    ptx_length: int | None = None
+    """Tokens of such a row; None: 128, or the policy's context where that is less."""
     steps: int = 500
     """Times that answers are sampled. [InstructGPT C.4: 256k episodes in batches of 512]"""
     batch_size: int = 512

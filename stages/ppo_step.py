@@ -1,4 +1,4 @@
-"""One PPO step: sample, score, shape, update; and its metrics (names after lm-human-preferences and TRL).
+"""One PPO step: sample, score, shape, update.
 
 Legend: B episodes, R response tokens.
 """
@@ -18,12 +18,14 @@ from torch import Tensor
 from gptlife.data.config import UserError
 from gptlife.reward import kl
 from gptlife.reward.judges import Prompt, checked, load_function, load_judge
-from gptlife.reward.objective import explained_variance, policy_loss, value_loss
+from gptlife.reward.objective import policy_loss, value_loss
 from gptlife.stages.answering import encode_prompts, text_of
 from gptlife.stages.corpus import token_stream
 from gptlife.stages.episodes import Experience, Rollouts, read, selected_logprobs, shape, share_answers
 from gptlife.stages.language import PackedRows, lm_loss
-from gptlife.stages.loop import Sums, backward_over, finite_step, gather_sums, micro_batches, on_device
+from gptlife.stages.loop import Sums, backward_over, finite_norm, gather_sums, micro_batches, on_device, step_with
+from gptlife.stages.models import row_length
+from gptlife.stages.ppo_metrics import episode_metrics, text_metrics, update_metrics
 from gptlife.stages.rollout import Answer, sample
 from gptlife.stages.training import Schedule
 
@@ -50,10 +52,11 @@ class Steps:
             self.function = checked(load_function(name, "ppo.reward_function"), name)
         self.ptx: PackedRows | None = None
         if config.pretraining is not None and config.ptx_coef:
+            length = row_length(config.ptx_length, players.policy_model, "ppo.ptx_length")
             stream, _ = token_stream(
                 config.pretraining, "ppo.pretraining", players.tokenizer, output, accelerator, config.seed
             )
-            self.ptx = PackedRows(stream, config.ptx_length)
+            self.ptx = PackedRows(stream, length)
             rows = max(1, round(config.minibatch_size * config.ptx_rows_per_episode))
             updates = config.steps * config.inner_epochs * (config.batch_size // config.minibatch_size)
             self.ptx_order = Schedule(len(self.ptx), [rows] * updates, [], config.seed + 1)
@@ -86,9 +89,9 @@ class Steps:
         if self.players.average is not None:
             self.players.average.update(self.players.policy_model)
         metrics = {
-            **_episode_metrics(rollouts, experience, kl_coef),
-            **_text_metrics(texts),
-            **_update_metrics(updates),
+            **episode_metrics(rollouts, experience, kl_coef),
+            **text_metrics(texts),
+            **update_metrics(updates),
             **self._judged(chosen, texts),
             "kl_coef": kl_coef,
             "learning_rate": self.players.policy_optimizer.param_groups[0]["lr"],
@@ -184,7 +187,10 @@ class Steps:
         rollouts: Rollouts,
         experience: Experience,
     ) -> dict[str, float]:
-        """One optimizer step of policy and value network on one minibatch; its sums and gradient norms."""
+        """One optimizer step of policy and value network on one minibatch; its sums and gradient norms.
+
+        Both gradients are there, and their norms finite, before either network moves.
+        """
         config, accelerator, players = self.config, self.accelerator, self.players
         place = f"ppo: step {step + 1}, minibatch {number + 1}"
         n_tokens = float(rollouts.mask_BR[list(minibatch)].sum())
@@ -193,26 +199,25 @@ class Steps:
             accelerator, players.value, groups, lambda g: self._value_loss(g, rollouts, experience), n_tokens
         )
         sums |= gather_sums(accelerator, {f"value/{name}": total for name, total in value_sums.items()})
-        sums["value_grad_norm"] = finite_step(
-            accelerator, players.value, players.value_optimizer, config.max_grad_norm, place
-        )
-        if step < config.critic_warmup_steps:
-            return sums
-        policy_sums = backward_over(
-            accelerator,
-            players.policy,
-            groups,
-            lambda g: self._policy_loss(g, rollouts, experience),
-            n_tokens,
-            last=self.ptx is None,
-        )
-        sums |= gather_sums(accelerator, {f"policy/{name}": total for name, total in policy_sums.items()})
-        if self.ptx is not None:
-            count = (step * config.inner_epochs + epoch) * (config.batch_size // config.minibatch_size) + number
-            sums["ptx_loss"] = self._ptx(count)
-        sums["policy_grad_norm"] = finite_step(
-            accelerator, players.policy, players.policy_optimizer, config.max_grad_norm, place
-        )
+        policy_learns = step >= config.critic_warmup_steps
+        if policy_learns:
+            policy_sums = backward_over(
+                accelerator,
+                players.policy,
+                groups,
+                lambda g: self._policy_loss(g, rollouts, experience),
+                n_tokens,
+                last=self.ptx is None,
+            )
+            sums |= gather_sums(accelerator, {f"policy/{name}": total for name, total in policy_sums.items()})
+            if self.ptx is not None:
+                count = (step * config.inner_epochs + epoch) * (config.batch_size // config.minibatch_size) + number
+                sums["ptx_loss"] = self._ptx(count)
+            sums["policy_grad_norm"] = finite_norm(accelerator, players.policy, config.max_grad_norm, place)
+        sums["value_grad_norm"] = finite_norm(accelerator, players.value, config.max_grad_norm, place)
+        step_with(players.value_optimizer)
+        if policy_learns:
+            step_with(players.policy_optimizer)
         return sums
 
     def _policy_loss(self, group: Sequence[int], rollouts: Rollouts, experience: Experience) -> tuple[Tensor, Sums]:
@@ -270,74 +275,3 @@ def _counted(terms: dict[str, Tensor], counts: bool) -> tuple[Tensor, Sums]:
     """(loss, further sums); all zero for a micro-batch that only keeps step with other processes."""
     kept = {name: term if counts else term * 0.0 for name, term in terms.items()}
     return kept.pop("loss_sum"), kept
-
-
-def _episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float) -> dict[str, Any]:
-    mask_BR, n_tokens = rollouts.mask_BR, float(rollouts.mask_BR.sum())
-    logratio_BR = (experience.logprobs_BR - experience.ref_logprobs_BR) * mask_BR
-    k3_BR = kl.k3(experience.logprobs_BR, experience.ref_logprobs_BR) * mask_BR
-    episode_kl = float(logratio_BR.sum(1).mean())
-    score = float(experience.scores_B.mean())
-    spread = (rollouts.sampled_logprobs_BR - experience.logprobs_BR).abs() * mask_BR
-    return {
-        "score": score,
-        "score_std": float(experience.scores_B.std(unbiased=False)),
-        "kl": episode_kl,
-        "kl_k3": float(k3_BR.sum(1).mean()),
-        "non_score_reward": -kl_coef * episode_kl,
-        "rlhf_reward": float(experience.rewards_BR.sum(1).mean()),
-        "entropy": float((experience.entropy_BR * mask_BR).sum()) / n_tokens,
-        "response_perplexity": float(torch.exp(-(experience.logprobs_BR * mask_BR).sum() / n_tokens)),
-        "length": n_tokens / len(mask_BR),
-        "eos_rate": float(rollouts.finished_B.float().mean()),
-        "var_explained": _finite(explained_variance(experience.values_BR, experience.returns_BR, mask_BR)),
-        "value_mean": float((experience.values_BR * mask_BR).sum()) / n_tokens,
-        "return_mean": float((experience.returns_BR * mask_BR).sum()) / n_tokens,
-        "sampling_mismatch": float(spread.max()),
-    }
-
-
-def _finite(value: Tensor) -> float | None:
-    """A number, or None where there is none (the returns are all equal)."""
-    return float(value) if bool(torch.isfinite(value)) else None
-
-
-def _text_metrics(texts: Sequence[str]) -> dict[str, float]:
-    """Share of distinct words and word pairs in a step's answers: both fall when the policy collapses."""
-    found = {}
-    for n in (1, 2):
-        grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
-        found[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
-    return found
-
-
-def _update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the tokens of all minibatches; `first_*` are the first minibatch's, which no update precedes."""
-    n_tokens = sum(update["n_tokens"] for update in updates)
-
-    def mean(name: str, of: Sequence[dict[str, float]], tokens: float) -> float:
-        return sum(update[name] for update in of) / tokens
-
-    found = {
-        "value_loss": mean("value/loss", updates, n_tokens),
-        "value_error": mean("value/error_sum", updates, n_tokens),
-        "value_clipfrac": mean("value/clipfrac_sum", updates, n_tokens),
-        "value_grad_norm": sum(update["value_grad_norm"] for update in updates) / len(updates),
-    }
-    if "policy/loss" in updates[0]:
-        ratio = mean("policy/ratio_sum", updates, n_tokens)
-        first, tokens = updates[:1], updates[0]["n_tokens"]
-        found |= {
-            "policy_loss": mean("policy/loss", updates, n_tokens),
-            "approx_kl": mean("policy/approx_kl_sum", updates, n_tokens),
-            "clipfrac": mean("policy/clipfrac_sum", updates, n_tokens),
-            "ratio_mean": ratio,
-            "ratio_var": max(0.0, mean("policy/ratio_sq_sum", updates, n_tokens) - ratio**2),
-            "policy_grad_norm": sum(update["policy_grad_norm"] for update in updates) / len(updates),
-            "first_ratio": mean("policy/ratio_sum", first, tokens),
-            "first_approx_kl": mean("policy/approx_kl_sum", first, tokens),
-            "first_clipfrac": mean("policy/clipfrac_sum", first, tokens),
-        }
-    if "ptx_loss" in updates[0]:
-        found["ptx_loss"] = sum(update["ptx_loss"] for update in updates) / len(updates)
-    return found

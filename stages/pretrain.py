@@ -77,7 +77,8 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         raise UserError("pretrain.data: fewer than two tokens; give more text")
 
     settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
-    _check_context(settings, config.sequence_length)
+    act = "lower it, or raise the context in architecture.fields"
+    models.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
     for name in models.DROPOUTS:
         if getattr(settings, name, None) is not None:
             setattr(settings, name, config.dropout)
@@ -117,15 +118,6 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         "mfu": rate / peak if peak else None,
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
     }
-
-
-def _check_context(settings: object, sequence_length: int) -> None:
-    context = getattr(settings, "max_position_embeddings", None)
-    if context is not None and sequence_length > context:
-        raise UserError(
-            f"pretrain.sequence_length: {sequence_length} is longer than the model's context of {context}; "
-            "lower it, or raise the context in architecture.fields"
-        )
 
 
 def schedule(config: PretrainConfig, n_rows: int) -> Schedule:

@@ -84,9 +84,11 @@ class Rankings:
 
 
 def run(config: RewardModelConfig, output: Path, *, base: Path, comparisons: Path | None = None) -> Metrics:
-    """Train, normalise and save; metrics: accuracy by labeler group, calibration, the always-longer baseline."""
-    from gptlife.data.formats import conversations
-    from gptlife.data.tokens import encode_conversation
+    """Train, normalise and save; metrics: accuracy by labeler group, calibration, the always-longer baseline.
+
+    Raises:
+        UserError: for data or lengths that don't fit the model.
+    """
     from gptlife.reward.model import fold_normalisation, score
     from gptlife.reward.ranking import normalisation
     from gptlife.reward.reading import SelectedScores
@@ -99,11 +101,14 @@ def run(config: RewardModelConfig, output: Path, *, base: Path, comparisons: Pat
     tokenizer = models.load_tokenizer(base)
     model = models.load_scorer(base, fresh_head=True)
     _initialise_head(model, config.seed)
-    limit = config.max_length or models.context_of(model)
+    limit = models.limit_of(config.max_length, model, "reward_model.max_length")
     found, held_out = _rankings(config, comparisons)
     train, validation = (
         _encode(rows, tokenizer, limit, name) for rows, name in ((found, "data"), (held_out, "validation"))
     )
+    shown = _demonstrations(config, tokenizer, limit)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     if config.lora is not None:
         model = models.add_lora(model, config.lora, "SEQ_CLS")
     reader = SelectedScores(model).to(accelerator.device)
@@ -130,9 +135,8 @@ def run(config: RewardModelConfig, output: Path, *, base: Path, comparisons: Pat
     reader = SelectedScores(model).eval()
     answer_scores = score(reader, [tokens for row in train for tokens in row["tokens"]][:5000])
     gain, bias = normalisation(answer_scores) if config.normalise else (1.0, -float(answer_scores.mean()))
-    if config.demonstrations is not None:
-        shown = [encode_conversation(tokenizer, row["messages"])[0] for row in conversations(config.demonstrations)]
-        bias = -gain * float(score(reader, [tokens for tokens in shown if len(tokens) <= limit]).mean())
+    if shown:
+        bias = -gain * float(score(reader, shown).mean())
     fold_normalisation(model, gain, bias)
     if accelerator.is_main_process:
         models.save(model, tokenizer, output)
@@ -199,6 +203,23 @@ def _encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str) -> list
     if not encoded:
         raise UserError(f"reward_model.{place}: no ranking has two untied answers of at most {limit} tokens")
     return encoded
+
+
+def _demonstrations(config: RewardModelConfig, tokenizer: Any, limit: int) -> list[list[int]]:
+    """The demonstrations of at most `limit` tokens, encoded; none where the config names none."""
+    from gptlife.data.formats import conversations
+    from gptlife.data.tokens import encode_conversation
+
+    if config.demonstrations is None:
+        return []
+    encoded = [encode_conversation(tokenizer, row["messages"])[0] for row in conversations(config.demonstrations)]
+    shown = [tokens for tokens in encoded if len(tokens) <= limit]
+    if not shown:
+        raise UserError(
+            f"reward_model.demonstrations: none of {len(encoded)} has at most {limit} tokens; "
+            "give shorter ones, or raise max_length"
+        )
+    return shown
 
 
 def _loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,7 +18,10 @@ from gptlife.stages.stage import Metrics, Stage
 from gptlife.stages.training_config import LoRA, TrainingConfig
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import nn
+
+    from gptlife.stages.language import PackedRows
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +50,14 @@ class SFTConfig(TrainingConfig):
     residual_dropout: float = 0.2
     """[InstructGPT C.1]"""
     packing: bool = False
-    """Fill rows of `max_length` with several conversations that don't see each other (faster on a GPU)."""
+    """Fill rows of `max_length` with several conversations that don't see each other (faster on a GPU); not together
+    with `pretraining`."""
     pretraining: Data | None = None
     """Text mixed in as plain next-token rows. [InstructGPT C.3]"""
     pretraining_share: float = 0.1
     """Share of the examples that are pretraining rows. [InstructGPT C.3]"""
-    pretraining_length: int = 128
-    """Tokens of such a row."""
+    pretraining_length: int | None = None
+    """Tokens of such a row; None: 128, or the model's context where that is less."""
     validate_every: int = 0
     """Steps between validation losses; 0: four times an epoch."""
     select: bool = True
@@ -63,20 +67,25 @@ class SFTConfig(TrainingConfig):
 
 
 def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
-    """Fine-tune and save; metrics: losses in nats an assistant token, before and after."""
+    """Fine-tune and save; metrics: losses in nats an assistant token, before and after.
+
+    Raises:
+        UserError: for data or lengths that don't fit the model, and for `packing` together with `pretraining`.
+    """
     from gptlife.data.formats import conversations
     from gptlife.data.packing import pack_examples
     from gptlife.reward.reading import SelectedLogits
     from gptlife.stages import language, models
-    from gptlife.stages.corpus import token_stream
     from gptlife.stages.hardware import peak_gpu_memory_mb
     from gptlife.stages.loop import fit
     from gptlife.stages.training import accelerator_for, epochs
 
+    if config.packing and config.pretraining is not None:
+        raise UserError("sft.packing: true can't go with `pretraining`; set packing: false, or leave pretraining out")
     accelerator = accelerator_for(config)
     tokenizer = models.load_tokenizer(base)
     model = models.load_causal(base, resid_pdrop=config.residual_dropout)
-    limit = config.max_length or models.context_of(model)
+    limit = models.limit_of(config.max_length, model, "sft.max_length")
     rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
     if isinstance(config.validation, float):
         rows, held_out = split(rows, config.validation, "sft.validation")
@@ -87,11 +96,10 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
         bins = pack_examples([len(tokens) - 1 for tokens, _ in rows], limit)
         examples = language.PackedConversations(rows, bins)
     elif config.pretraining is not None:
-        stream, _ = token_stream(config.pretraining, "sft.pretraining", tokenizer, output, accelerator, config.seed)
-        share = config.pretraining_share
-        wanted = round(len(rows) * share / (1 - share)) * config.pretraining_length + 1
-        examples = language.Joined(examples, language.PackedRows(stream[:wanted], config.pretraining_length))
+        examples = language.Joined(examples, _text_rows(config, model, tokenizer, len(rows), output, accelerator))
     validation = language.TargetRows(held_out)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     if config.lora is not None:
         model = models.add_lora(model, config.lora, "CAUSAL_LM")
     reader = SelectedLogits(model).to(accelerator.device)
@@ -125,6 +133,29 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
         "validation_conversations": len(held_out),
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
     }
+
+
+def _text_rows(
+    config: SFTConfig, model: Any, tokenizer: Any, n_conversations: int, output: Path, accelerator: Accelerator
+) -> PackedRows:
+    """Rows of text beside so many conversations: `pretraining_share` of all, or what the text gives."""
+    from gptlife.stages import models
+    from gptlife.stages.corpus import token_stream
+    from gptlife.stages.language import PackedRows
+
+    assert config.pretraining is not None
+    length = models.row_length(config.pretraining_length, model, "sft.pretraining_length")
+    stream, _ = token_stream(config.pretraining, "sft.pretraining", tokenizer, output, accelerator, config.seed)
+    share = config.pretraining_share
+    wanted = round(n_conversations * share / (1 - share)) * length + 1
+    if len(stream) < wanted and accelerator.is_main_process:
+        log.warning(
+            "sft.pretraining: the text has %d tokens, pretraining_share %s wants %d; all of it is used, once an epoch",
+            len(stream),
+            share,
+            wanted,
+        )
+    return PackedRows(stream[:wanted], length)
 
 
 def _rows(

@@ -5,8 +5,8 @@
                       # accelerate launch stages/sft.py --config stage.yaml
 
 The orchestrator and a person use the same `main`. `stage.yaml` is flat: the config's fields, plus `output`
-(a directory), `inputs` (name: directory) and, as notes that are ignored when read, `stage`, `version` and
-`identity`. A finished output carries the `stage.yaml` that re-makes it.
+(a directory), `inputs` (name: directory) and, as notes that are ignored when read, `stage`, `version`, `identity` and
+`input_addresses`. A finished output carries the `stage.yaml` that re-makes it, and is taken for nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gptlife.stages import artifact
 from gptlife.stages.card import write_card
 
 Metrics = dict[str, Any]
-RESERVED = ("stage", "version", "identity", "inputs", "output")
+RESERVED = ("stage", "version", "identity", "inputs", "input_addresses", "output")
 
 
 class StageConfig(Config):
@@ -91,7 +91,11 @@ class Stage:
             sys.exit(130)
 
     def execute(self, raw: Mapping[str, Any], where: str) -> None:
-        """Run the stage that the decoded `stage.yaml` describes; does nothing where its output is complete."""
+        """Run the stage that the decoded `stage.yaml` describes; does nothing where its output is complete.
+
+        Raises:
+            UserError: for what the user can mend, an output of another config or other inputs included.
+        """
         if raw.get("stage", self.name) != self.name:
             raise UserError(f"{where}: is of stage '{raw['stage']}', not '{self.name}'")
         config = decode(self.config, {k: v for k, v in raw.items() if k not in RESERVED}, where)
@@ -106,25 +110,37 @@ class Stage:
                 "check the launcher (on a CPU: accelerate launch --multi_gpu with ACCELERATE_USE_CPU=true)"
             )
         if artifact.is_complete(output):
-            _say(f"{self.name}: {output} is complete already")
-            return
-        if rank() == 0:
-            with artifact.locked(output):
-                if not artifact.is_complete(output):  # somebody else's run may have ended between the look and the lock
-                    self._work(config, inputs, output, where)
-        else:
+            self._confirm(config, inputs, output)
+        elif rank() > 0:
             self.run(config, artifact.partial_of(output), **inputs)
+        else:
+            with artifact.locked(output):
+                if not artifact.is_complete(output):
+                    self._work(config, inputs, output)
+                elif world == 1:
+                    self._confirm(config, inputs, output)
+                else:  # the other processes may be at work already: only a failure makes the launcher end them
+                    raise UserError(f"{output}: finished meanwhile by another run; run again")
 
-    def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path, where: str) -> None:
-        stage_file = {
+    def _confirm(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> None:
+        """Say that the output is complete, if it is this config's."""
+        if rank() == 0:
+            artifact.refuse_another(output, self._stage_file(config, inputs, output), "made with")
+            print(f"{self.name}: {output} is complete already")
+
+    def _stage_file(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> dict[str, Any]:
+        return {
             "stage": self.name,
             "version": self.version,
             "identity": self.identity(config),
             "inputs": {name: str(path) for name, path in inputs.items()},
+            "input_addresses": {name: _address_of(path) for name, path in inputs.items()},
             "output": str(output),
             **config.model_dump(mode="json"),
         }
-        partial = artifact.begin(output, stage_file)
+
+    def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> None:
+        partial = artifact.begin(output, self._stage_file(config, inputs, output))
         started = time.time()
         metrics = self.run(config, partial, **inputs)
         manifest = self._manifest(config, inputs, output, metrics, started)
@@ -179,9 +195,4 @@ def _address_of(path: Path) -> str:
     """The address an input was made under, or the name of a directory that came from elsewhere."""
     if artifact.is_complete(path):
         return str(artifact.read_json(path / artifact.MANIFEST).get("address", path.name))
-    return path.name
-
-
-def _say(text: str) -> None:
-    if rank() == 0:
-        print(text)
+    return path.resolve().name

@@ -266,7 +266,7 @@ def test_data_that_changes_during_a_run_does_not_get_the_old_address(gptlife, fo
 
 
 def test_a_broken_report_never_fails_a_run(gptlife, short, report):
-    def write(planned, output):
+    def write(planned, output, name):
         raise ValueError("no plot today")
 
     report.write = write

@@ -55,8 +55,27 @@ def test_begin(tmp_path: Path) -> None:
     (partial / "work").write_text("kept", encoding="utf-8")
     artifact.begin(tmp_path / "out", {**first, "inputs": {"base": "y"}, "workers": 2})
     assert (partial / "work").read_text("utf-8") == "kept"
-    with pytest.raises(UserError, match=r"begun with another config \(differs in: identity\); remove it"):
+    with pytest.raises(UserError, match=r"begun with another config \(differs in: a\); remove it"):
         artifact.begin(tmp_path / "out", {**first, "inputs": {"base": "y"}, "workers": 2, "identity": {"a": 2}})
+
+
+def test_begin_names_the_first_fields_that_differ(tmp_path: Path) -> None:
+    config = {"a": 1, "b": {"c": [1, 2], "d": 1e-5}, "e": 1}
+    first = {"identity": {"stage": "toy", "config": config}, "input_addresses": {"base": "x", "more": "y"}}
+    artifact.begin(tmp_path / "out", first)
+    artifact.begin(tmp_path / "out", first)  # the same after its way through YAML
+
+    def refusal(**changes: object) -> str:
+        with pytest.raises(UserError) as error:
+            artifact.begin(tmp_path / "out", {**first, **changes})
+        return str(error.value).partition("begun with ")[2]
+
+    other = {"a": 2, "b": {"c": [1, 3], "d": 1e-6}, "f": 1}
+    act = "remove it, or give another output"
+    expected = f"another config (differs in: a, b.c, b.d, ...); {act}"
+    assert refusal(identity={"stage": "toy", "config": other}) == expected
+    assert refusal(identity={"stage": "toi", "config": config}) == f"another config (differs in: stage); {act}"
+    assert refusal(input_addresses={"base": "z"}) == f"other inputs (differs in: inputs.base, inputs.more); {act}"
 
 
 def test_a_text_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

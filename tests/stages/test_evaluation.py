@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from gptlife.data.config import UserError
 from gptlife.reward.reading import SelectedLogits
-from gptlife.stages import evaluation
+from gptlife.stages import capabilities, evaluation
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -114,10 +114,10 @@ def test_few_shot(tokens: int, tiny: Any) -> None:
             means.append(total / len(ids))
         best.append(max(range(3), key=means.__getitem__))
         items.append({"query": query, "choices": choices, "gold": best[-1], "task": f"task {len(items)}"})
-    found = evaluation.few_shot(SelectedLogits(model), tokenizer, items, tokens)
+    found = capabilities.few_shot(SelectedLogits(model), tokenizer, items, tokens)
     assert found == {"task 0": 1.0, "task 1": 1.0}
     wrong = [{**item, "gold": (item["gold"] + 1) % 3, "task": "all"} for item in items]
-    assert evaluation.few_shot(SelectedLogits(model), tokenizer, [*wrong, {**items[0], "task": "all"}], tokens) == {
+    assert capabilities.few_shot(SelectedLogits(model), tokenizer, [*wrong, {**items[0], "task": "all"}], tokens) == {
         "all": pytest.approx(1 / 3)
     }
 

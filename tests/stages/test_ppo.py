@@ -96,7 +96,7 @@ def taken(tiny: Any, output: Path, **changes: Any) -> tuple[dict[str, Any], Any,
         seen["rollouts"], seen["experience"] = rollouts, read_experience(rollouts, *rest)
         return seen["experience"]
 
-    def keep(accelerator: Any, model: Any, optimizer: Any, max_norm: float, place: str) -> float:
+    def keep(accelerator: Any, model: Any, max_norm: float, place: str) -> float:
         if model is players.policy:
             seen["gradients"] = {
                 name: parameter.grad.clone() for name, parameter in players.policy_model.named_parameters()
@@ -105,7 +105,8 @@ def taken(tiny: Any, output: Path, **changes: Any) -> tuple[dict[str, Any], Any,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "_experience", experience)
-        patch.setattr(ppo_step, "finite_step", keep)
+        patch.setattr(ppo_step, "finite_norm", keep)
+        patch.setattr(ppo_step, "step_with", lambda optimizer: None)
         metrics, _ = steps.take(0, 0.1)
     return metrics, seen["rollouts"], seen["experience"], seen["gradients"]
 

@@ -155,6 +155,38 @@ def test_pretraining_mix(tiny: Any, run: Any, tmp_path: Path, log_of: Any, tuned
     assert mixed == plain + 2 * 43 * 16
 
 
+def test_too_little_pretraining_text(tiny: Any, run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny.pretrain))
+    lines = tiny.text.read_text(encoding="utf-8").splitlines()
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(lines[:3]), encoding="utf-8")
+    n_tokens = sum(len(tokenizer(json.loads(line)["text"])["input_ids"]) + 1 for line in lines[:3])
+    options = fields(tiny, pretraining=str(few), pretraining_share=0.5, pretraining_length=16, epochs=0.1)
+    run(sft.STAGE, options, tmp_path / "few", base=tiny.pretrain)
+    # 43 conversations and as many rows of 16 targets, which takes one token more.
+    expected = (
+        f"sft.pretraining: the text has {n_tokens} tokens, pretraining_share 0.5 wants 689; all of it is used, "
+        "once an epoch"
+    )
+    assert [record.message for record in caplog.records if record.name == sft.__name__] == [expected]
+    caplog.clear()
+    run(sft.STAGE, {**options, "pretraining": str(tiny.text)}, tmp_path / "enough", base=tiny.pretrain)
+    assert not [record for record in caplog.records if record.name == sft.__name__]
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}], ids=["whole", "lora"])
+def test_gradient_checkpointing_changes_nothing(
+    lora: dict[str, int] | None, tiny: Any, run: Any, tmp_path: Path, weights: Any
+) -> None:
+    for name, switch in (("plain", False), ("checkpointed", True)):
+        options = fields(tiny, epochs=0.5, lora=lora, gradient_checkpointing=switch)
+        run(sft.STAGE, options, tmp_path / name, base=tiny.pretrain)
+    plain = weights(tmp_path / "plain")
+    assert_close(weights(tmp_path / "checkpointed"), plain, rtol=0, atol=1e-6)
+    with pytest.raises(AssertionError):  # twin: something was learnt
+        assert_close(weights(tiny.pretrain), plain, rtol=0, atol=1e-6)
+
+
 def test_best_validation_is_kept(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     held_out = messages_of(tiny)[-5:]
     options = fields(tiny, learning_rate=8e-2, epochs=8, validate_every=1, final_lr_share=1.0)
@@ -168,11 +200,17 @@ def test_best_validation_is_kept(tiny: Any, run: Any, tmp_path: Path, log_of: An
         assert metrics.get("best_step") == (best + 1 if select else None)
 
 
-@pytest.mark.xfail(strict=True, reason="stages/loop.py fit(): metrics are the last step's, the weights the best's")
-def test_metrics_are_those_of_the_weights_that_were_kept(tiny: Any, run: Any, tmp_path: Path) -> None:
+def test_metrics_are_those_of_the_weights_that_were_kept(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     options = fields(tiny, learning_rate=8e-2, epochs=8, validate_every=1, final_lr_share=1.0)
     metrics = run(sft.STAGE, options, tmp_path / "best", base=tiny.pretrain)
     assert metrics["validation_loss"] == pytest.approx(loss_of(tmp_path / "best", messages_of(tiny)[-5:]), abs=1e-5)
+    best, last = log_of(tmp_path / "best")[metrics["best_step"] - 1], log_of(tmp_path / "best")[-1]
+    for name in ("validation_loss", "validation_accuracy", "validation_perplexity"):
+        assert metrics[name] == best[name]
+    assert best["validation_loss"] != last["validation_loss"]  # or this test shows nothing
+    assert {name: metrics[name] for name in ("loss", "learning_rate")} == {
+        name: last[name] for name in ("loss", "learning_rate")
+    }
 
 
 def test_output_is_plain_transformers(tuned: tuple[Path, dict[str, Any]]) -> None:

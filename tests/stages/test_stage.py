@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,12 +119,73 @@ def test_a_complete_output_is_left_alone(toy: Callable[..., Result], tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
-@pytest.mark.xfail(strict=True, reason="Stage.execute: a complete output of another config is taken for this one")
 def test_a_complete_output_of_another_config(toy: Callable[..., Result], tmp_path: Path) -> None:
     toy("size=4")
     result = toy("size=5")
     assert result.code == 2
-    assert "size" in result.err
+    assert result.err == (
+        f"toy: {tmp_path / 'out'}: made with another config (differs in: size); remove it, or give another output\n"
+    )
+    assert toy("size=4", "workers=2").out == f"toy: {tmp_path / 'out'} is complete already\n"
+
+
+def output_named(path: Path, address: str) -> Path:
+    """A directory that some stage has finished under an address."""
+    path.mkdir(parents=True)
+    (path / "manifest.json").write_text(json.dumps({"address": address}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("size", "how"), [("size=-1", "out.partial: begun"), ("size=4", "out: made")])
+def test_other_inputs(size: str, how: str, toy: Callable[..., Result], tmp_path: Path) -> None:
+    one, moved = (output_named(tmp_path / name / "sft", "sft-1") for name in ("here", "there"))
+    other = output_named(tmp_path / "other" / "sft", "sft-2")
+    usual = toy(size, f"inputs.base={one}").code
+    assert toy(size, f"inputs.base={moved}").code == usual  # the same output at another place
+    for words, names in (
+        ([f"inputs.base={other}"], "inputs.base"),
+        ([f"inputs.extra={one}"], "inputs.base, inputs.extra"),
+    ):
+        result = toy(size, *words)
+        assert result.code == 2
+        expected = f"{how} with other inputs (differs in: {names}); remove it, or give another output\n"
+        assert result.err == f"toy: {tmp_path}/{expected}"
+
+
+def test_a_folder_from_elsewhere_is_known_by_its_name(
+    toy: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy()
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+    assert toy(f"inputs.base={tmp_path / 'link'}").code == 0
+    monkeypatch.chdir(tmp_path / "base")
+    assert toy("inputs.base=.").code == 0
+    (tmp_path / "another").mkdir()
+    assert toy(f"inputs.base={tmp_path / 'another'}").code == 2
+
+
+def test_finished_meanwhile(toy: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run ends between the look and the lock: alone that is as good; of several processes none may wait."""
+    toy("size=4")
+    output, locked = tmp_path / "out", artifact.locked
+
+    @contextmanager
+    def late(path: Path) -> Iterator[None]:
+        with locked(path):
+            (tmp_path / "away").rename(output)
+            yield
+
+    monkeypatch.setattr(artifact, "locked", late)
+    for size, world, code, says in (
+        (4, "1", 0, "is complete already"),
+        (5, "1", 2, "made with another config (differs in: size)"),
+        (4, "2", 2, "out: finished meanwhile by another run; run again\n"),
+    ):
+        output.rename(tmp_path / "away")
+        monkeypatch.setenv("WORLD_SIZE", world)
+        result = toy(f"size={size}")
+        assert result.code == code
+        assert says in result.out + result.err
 
 
 def test_work_of_another_config(toy: Callable[..., Result], tmp_path: Path) -> None:
@@ -132,8 +194,8 @@ def test_work_of_another_config(toy: Callable[..., Result], tmp_path: Path) -> N
     result = toy("size=4")
     assert result.code == 2
     assert result.err == (
-        f"toy: {tmp_path / 'out.partial'}: begun with another config (differs in: identity, size); remove it, or give "
-        "another output\n"
+        f"toy: {tmp_path / 'out.partial'}: begun with another config (differs in: size); remove it, or give another "
+        "output\n"
     )
     assert toy("size=-1", "workers=2").code == 130  # how the work is done may change
 

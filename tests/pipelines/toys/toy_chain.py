@@ -28,7 +28,7 @@ def fake_report() -> ModuleType:
     """Stands where gptlife.pipelines.report stands: a page of one line a step."""
     module: Any = ModuleType("gptlife.pipelines.report")
 
-    def write(planned: list[Any], output: Path) -> Path:
+    def write(planned: list[Any], output: Path, name: str) -> Path:
         output.write_text("".join(f"{p.name} {p.state}\n" for p in planned), encoding="utf-8")
         return output
 
