@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.planner import plan
 from gptlife.pipelines.recipe import load
 from gptlife.pipelines.store import Store
@@ -47,7 +48,7 @@ def main() -> None:
 
 def live(store: Path, seed: int) -> Life:
     """Metrics, manifest and log of every stage of one seed's life, run first where the store doesn't hold it."""
-    recipe = load("quickstart", [f"seed={seed}"])
+    recipe = load("quickstart", [f"seed={seed}"], LIFECYCLE)
     steps = plan(recipe, Store(store))
     if any(step.state != "done" for step in steps):
         command = [
