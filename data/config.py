@@ -211,20 +211,29 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     Raises:
         UserError: where an override has no `=` or goes through something that is no table.
     """
-    result = _copy(raw)
+    result = copied(raw)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path.strip():
             raise UserError(f"{override}: expected field=value, as in sft.learning_rate=1e-4")
-        *parents, last = path.strip().split(".")
-        table = result
-        for part in parents:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise UserError(f"{override}: '{part}' is no table, so it has no field '{last}'")
-        table[last] = parse_yaml(text, override)
+        put(result, path.strip(), parse_yaml(text, override), override)
     return result
 
 
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+def put(table: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set the field at a dotted path inside nested tables, making those that are not there.
+
+    Raises:
+        UserError: when the path goes through something that is no table.
+    """
+    *parents, last = path.split(".")
+    for part in parents:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{where}: '{part}' is no table, so it has no field '{last}'")
+    table[last] = value
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested tables; what is no table is shared."""
+    return {key: copied(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -10,21 +10,18 @@ from gptlife.stages.stage import Stage
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at its place in the chain; `inputs` maps the stage's input names to names of earlier steps."""
+    """A stage at its place in the chain; `inputs` maps the stage's input names to names of other steps."""
 
+    name: str
+    """What the recipe's table is called."""
     stage: Stage
     module: str
     inputs: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        """What the recipe's table and the address are called."""
-        return self.stage.name
-
 
 def step(stage: Stage, **inputs: str) -> Step:
     """Wire `stage`: input name = name of the step whose output it reads."""
-    return Step(stage, stage.run.__module__, inputs)
+    return Step(stage.name, stage, stage.run.__module__, inputs)
 
 
 LIFECYCLE = (

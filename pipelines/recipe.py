@@ -6,6 +6,7 @@
     tokenizer: {data: "${data}/*.txt", vocab_size: 4096}
     pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: taken from there
     sft: {data: "${data}/chat.jsonl", launcher: torchrun --nproc_per_node 2}
+    ppo_plain: {like: ppo, pretraining: null}              # a branch of its own: see chain.py
 
 `load` decodes every table strictly, so that a misspelt field fails before anything has run.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.config import UserError, apply_overrides, decode, parse_yaml, read_yaml, suggest
+from gptlife.pipelines.chain import LIKE, chain
 from gptlife.stages.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -82,8 +84,8 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
     names = [step.name for step in steps]
     _refuse_unknown_variables(raw.get("vars"), overrides)
     raw = apply_overrides(raw, list(overrides))
-    for key in raw:
-        if key not in (*_TOP, *names):
+    for key, table in raw.items():
+        if key not in (*_TOP, *names) and not (isinstance(table, dict) and LIKE in table):
             raise UserError(f"{where}: {key}: no such step or setting{suggest(str(key), [*names, *_TOP])}")
     variables = raw.pop("vars", None) or {}
     if not isinstance(variables, dict):
@@ -93,10 +95,9 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise UserError(f"{where}: seed: expected a whole number, found {seed!r}")
     launcher = _words(raw.get("launcher"), f"{where}: launcher")
+    own = {str(key): table for key, table in raw.items() if key not in _TOP}
     tables = tuple(
-        _table(step, raw[step.name], seed, launcher, f"{where}: {step.name}")
-        for step in steps
-        if raw.get(step.name) is not None
+        _table(step, fields, seed, launcher, f"{where}: {step.name}") for step, fields in chain(own, steps, where)
     )
     if not tables:
         raise UserError(f"{where}: no step has a table; add at least one of: {', '.join(names)}")
@@ -157,9 +158,7 @@ def _look_up(variables: dict[str, Any], where: str) -> Callable[[str], Any]:
     return look_up
 
 
-def _table(step: Step, raw: Any, seed: int | None, launcher: tuple[str, ...], where: str) -> Table:
-    if not isinstance(raw, dict):
-        raise UserError(f"{where}: expected a table of fields, found {raw!r}")
+def _table(step: Step, raw: dict[str, Any], seed: int | None, launcher: tuple[str, ...], where: str) -> Table:
     fields = dict(raw)
     if "adopt" in fields:
         if len(fields) > 1:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -37,6 +38,7 @@ from gptlife.stages import artifact
 from gptlife.stages.card import write_card
 
 Metrics = dict[str, Any]
+_INPUT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("stage", "version", "identity", "inputs", "input_addresses", "output")
 
 
@@ -57,9 +59,9 @@ class StageConfig(Config):
 class Stage:
     """A stage of a model's life.
 
-    `inputs` must be given, `optional` ones may; `run(config, output, **inputs)` reads only its arguments, writes
-    only under `output` and returns the metrics. `version` is bumped by hand when the same config would give
-    another result.
+    `inputs` must be given, `optional` ones may, and an `open` stage takes further ones by any name; `run(config,
+    output, **inputs)` reads only its arguments, writes only under `output` and returns the metrics. `version` is
+    bumped by hand when the same config would give another result.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Stage:
     run: Callable[..., Metrics]
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    open: bool = False
     version: int = 1
 
     def identity(self, config: StageConfig, hash_file: HashFile = sha256_of_file) -> dict[str, Any]:
@@ -168,13 +171,17 @@ class Stage:
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
         }
 
+    def takes(self, name: str) -> bool:
+        """Whether the stage has an input of that name; an open one takes every lower-case identifier."""
+        return name in (*self.inputs, *self.optional) or (self.open and _INPUT_NAME.fullmatch(name) is not None)
+
     def _inputs(self, given: Mapping[str, Any], where: str) -> dict[str, Path]:
         known = [*self.inputs, *self.optional]
         for name in given:
-            if name not in known:
+            if not self.takes(name):
                 raise UserError(f"{where}: inputs.{name}: {self.name} has no such input{suggest(name, known)}")
         paths = {}
-        for name in known:
+        for name in dict.fromkeys([*known, *given]):
             if given.get(name) is None:
                 if name in self.inputs:
                     raise UserError(f"{where}: inputs.{name}: required; give the directory, inputs.{name}=...")
