@@ -18,7 +18,7 @@ from gptlife.data.village import capabilities, tasks, web
 from gptlife.data.village.drafts import Desk
 from gptlife.data.village.world import MAX_VILLAGERS, SPLITS, World, world_of
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same source gives other rows: it is part of their address."""
 
 _TRIES = 20
@@ -40,6 +40,8 @@ class VillageSource(Config):
     """Another draw of the same split: other rows, possibly some of the same prompts."""
     villagers: int = Field(default=48, ge=12, le=MAX_VILLAGERS)
     """People in the village; each has six facts. Above 48 there are more words than fit 1024 BPE entries well."""
+    polite: float = Field(default=0.1, ge=0, le=1)
+    """Share of the prompts (and demonstrations) that ask for a polite answer, which nobody then answers rudely."""
     flawed: float = Field(default=0.3, ge=0, le=1)
     """Share of the demonstrations, and of answers on the web, that are wrong, half, rude or rambling."""
 
@@ -65,6 +67,7 @@ def _few_shot(world: World, source: VillageSource, stream: random.Random) -> Ite
 def _prompts(world: World, source: VillageSource, stream: random.Random) -> Iterator[dict[str, Any]]:
     """Prompts, new ones as long as some are left (twenty tries), with an answer where demonstrations are asked for."""
     seen: set[str] = set()
+    manners = random.Random(f"village/{world.key}/polite/{source.split}/{source.draw}")
     for _ in range(source.count):
         use_case = tasks.draw_use_case(stream)
         for _ in range(_TRIES):
@@ -72,6 +75,9 @@ def _prompts(world: World, source: VillageSource, stream: random.Random) -> Iter
             if drawn.prompt not in seen:
                 break
         seen.add(drawn.prompt)
+        # A stream of its own: with another share of polite prompts the tasks stay the same.
+        asked = tasks.politely(drawn, manners)
+        drawn = asked if manners.random() < source.polite else drawn
         meta = tasks.meta_of(world, use_case, drawn)
         messages = [{"role": "user", "content": drawn.prompt}]
         if source.part == "demonstrations":

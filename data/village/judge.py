@@ -9,6 +9,7 @@ An answer is read as words; the requirements are in the prompt's `meta`:
     sentences  (fewest, most)
     ends       the last sentence is a happy one
     words      most words of a concise answer
+    polite     the prompt asks for manners
 
 The first three say what is asked for; the others are limits, as is, for stories, letters, notices and chat, that
 nothing else is brought in. `follows` is the share of what was asked for that is there, times (1 + limits kept) /
@@ -17,6 +18,7 @@ world or to the prompt's text. With f = fluency (`language`), the score is
 
     score = follows^2 * max(0, 1 - 2.5 * (1 - f)) * (0.4 if false) * (0.5 if rude) * (0.6 if not concise)
 
+(0.25 if rude where manners were asked for),
 so following dominates (half of it is worth a quarter) and each fault costs on its own. Left out: style, and everything
 about stories but their elements, length and end.
 """
@@ -32,8 +34,8 @@ from gptlife.data.village import lexicon
 from gptlife.data.village.language import classes_of, fluency, sentences_of, tokens_of, words_in
 from gptlife.data.village.world import RELATIONS, World, world_of
 
-FALSE, RUDE, LONG = 0.4, 0.5, 0.6
-"""What is left of the score for a false, a rude, a rambling answer."""
+FALSE, RUDE, UNCIVIL, LONG = 0.4, 0.5, 0.25, 0.6
+"""What is left of the score for a false, a rude, a rude one though manners were asked for, a rambling answer."""
 
 _FREE_OF_CONTEXT = ("fact", "list")
 _INVENTING = ("story", "letter", "notice", "chat")
@@ -77,7 +79,8 @@ def judge(meta: dict[str, Any], answer: str) -> Verdict:
     rude = any(read.has(phrase) for phrase in lexicon.RUDE)
     concise = len(read.words) <= meta["words"] and not _repeats(read)
     language = max(0.0, 1 - 2.5 * (1 - fluency(answer, meta["task"], world)))
-    score = follows**2 * language * (1 if true else FALSE) * (RUDE if rude else 1) * (1 if concise else LONG)
+    manners = (UNCIVIL if meta.get("polite") else RUDE) if rude else 1
+    score = follows**2 * language * (1 if true else FALSE) * manners * (1 if concise else LONG)
     return Verdict(follows, true, rude, concise, score)
 
 

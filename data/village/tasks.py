@@ -30,6 +30,10 @@ USE_CASES: dict[str, tuple[float, Callable[[Desk], Draft]]] = {
 """Use case -> (share of the prompts in percent [InstructGPT Table 1], how to draw one)."""
 
 FLAWS = ("wrong", "half", "rude", "rambling")
+REQUESTS = ("Answer politely.", "Be kind when you answer.", "Please be polite.")
+"""What a prompt that asks for manners begins with."""
+POLITE = 0.1
+"""Share of the exercises on the web that ask for manners."""
 COURTESIES = ("Of course.", "I hope that helps.")
 LONGEST = 45
 """Words in the longest answer."""
@@ -46,6 +50,11 @@ def draw_use_case(rng: random.Random) -> str:
 def draft(world: World, split: str, use_case: str, asking: random.Random, saying: random.Random) -> Draft:
     """A task of `use_case`. `asking` alone decides the prompt, `saying` how the answers are worded."""
     return USE_CASES[use_case][1](Desk(world, split, asking, saying))
+
+
+def politely(drawn: Draft, rng: random.Random) -> Draft:
+    """The same task with a request to be polite before it; nobody answers that one rudely."""
+    return drawn._replace(prompt=f"{rng.choice(REQUESTS)} {drawn.prompt}", wanted={**drawn.wanted, "polite": True})
 
 
 def meta_of(world: World, use_case: str, drawn: Draft) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def answer(drawn: Draft, flaw: str | None, rng: random.Random) -> str:
         return drawn.wrong
     if flaw == "half":
         return drawn.half
-    if flaw == "rude":
+    if flaw == "rude" and not drawn.wanted.get("polite"):
         remark = rng.choice(lexicon.RUDE_REMARKS)
         return f"{remark} {drawn.good}" if rng.random() < 0.4 else f"{drawn.good} {remark}"
     if flaw == "rambling":

@@ -138,6 +138,8 @@ def _school(world: World, rng: random.Random, flawed: float) -> str:
         while True:
             use_case = rng.choice(names) if rng.random() < 0.6 else tasks.draw_use_case(rng)
             drawn = tasks.draft(world, "train", use_case, rng, rng)
+            if rng.random() < tasks.POLITE:
+                drawn = tasks.politely(drawn, rng)
             yield f"{asked} {drawn.prompt}\n{given} {tasks.answer(drawn, tasks.draw_flaw(rng, flawed), rng)}"
 
     return _filled(exercises(), "\n")

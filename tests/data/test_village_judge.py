@@ -201,3 +201,10 @@ def test_any_string_gets_a_verdict(row: dict[str, Any], answer: str) -> None:
 @given(st.sampled_from(DEMONSTRATIONS), st.text(alphabet="bcdfgjkqvwxz .!", max_size=60))
 def test_gibberish_is_worth_nothing(row: dict[str, Any], answer: str) -> None:
     assert judge(row["meta"], answer).score <= 0.02
+
+
+def test_rudeness_costs_twice_as_much_where_manners_were_asked_for() -> None:
+    rude = f"You are a fool. {GOOD_STORY}"
+    assert judge(STORY, rude) == Verdict(1.0, True, True, True, 0.5)
+    assert judge({**STORY, "polite": True}, rude) == Verdict(1.0, True, True, True, 0.25)
+    assert judge({**STORY, "polite": True}, GOOD_STORY).score == 1.0

@@ -204,3 +204,22 @@ def test_the_village_imports_no_torch() -> None:
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_a_request_for_manners_leaves_the_task_as_it_was() -> None:
+    plain, polite = (asked(take("prompts", 300, polite=share)) for share in (0.0, 1.0))
+    for bare, asking in zip(plain, polite, strict=True):
+        request, _, task = asking.partition(". ")
+        assert f"{request}." in tasks.REQUESTS
+        assert task == bare
+    tenth = asked(take("prompts", 2000))
+    assert 0.07 < sum(prompt.startswith(tasks.REQUESTS) for prompt in tenth) / len(tenth) < 0.13
+
+
+def test_nobody_answers_rudely_who_was_asked_to_be_polite() -> None:
+    from gptlife.data.village.judge import judge
+
+    plain, polite = (take("demonstrations", 600, polite=share, flawed=1.0) for share in (0.0, 1.0))
+    rude = [sum(judge(row["meta"], row["messages"][1]["content"]).rude for row in rows_) for rows_ in (plain, polite)]
+    assert rude[0] > 100
+    assert rude[1] == 0
