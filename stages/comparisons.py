@@ -107,22 +107,15 @@ def _sample_all(
     output: Path,
     journal: Journal,
 ) -> list[Row]:
-    """Every prompt with its `answers` and `finished`, in order; each chunk is shared out over the processes."""
-    from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+    """Every prompt with its `answers` and `finished`, in order."""
+    from gptlife.stages.sampling import in_chunks
 
-    folder = output / CHECKPOINTS
-    main = accelerator.is_main_process
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
+    def make(start: int) -> list[Row]:
+        return _sample_chunk(config, accelerator, model, tokenizer, prompts, name, start)
+
     done: list[Row] = []
-    for number, start in enumerate(range(0, len(prompts), config.chunk)):
-        path = folder / f"{name}-{number:06d}-of-{config.chunk}.json"
-        if not path.is_file():
-            part = _sample_chunk(config, accelerator, model, tokenizer, prompts, name, start)
-            if main:
-                write_json(path, part)
-            accelerator.wait_for_everyone()
-        done += (part := read_json(path))
+    for part in in_chunks(accelerator, output, name, len(prompts), config.chunk, make):
+        done += part
         n_answers = sum(len(row["answers"]) for row in part)
         journal.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
     return done
@@ -137,34 +130,24 @@ def _sample_chunk(
     name: str,
     start: int,
 ) -> list[Row]:
-    from accelerate.utils import gather_object
+    from gptlife.stages.sampling import sample_answers
 
-    from gptlife.stages.answering import answer_rows
-
-    wanted = []
-    for index in range(start, min(start + config.chunk, len(prompts))):
-        count = random.Random(f"K {config.seed} {name} {index}").randint(config.answers_min, config.answers_max)
-        wanted += [(index, index * 1000 + k) for k in range(count)]
-    mine = wanted[accelerator.process_index :: accelerator.num_processes]
-    sampled = answer_rows(
+    counts = {
+        index: random.Random(f"K {config.seed} {name} {index}").randint(config.answers_min, config.answers_max)
+        for index in range(start, min(start + config.chunk, len(prompts)))
+    }
+    return sample_answers(
+        accelerator,
         model,
         tokenizer,
-        [prompts[index] for index, _ in mine],
+        prompts,
+        counts,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=f"{config.seed} {name}",
-        numbers=[number for _, number in mine],
         rows=config.rows,
         place="comparisons.prompts",
     )
-    pieces = [(number, index, text, ended) for (index, number), (text, ended) in zip(mine, sampled, strict=True)]
-    if accelerator.num_processes > 1:
-        pieces = gather_object(pieces)
-    rows = {index: {**prompts[index], "answers": [], "finished": []} for index, _ in wanted}
-    for _, index, text, ended in sorted(pieces):
-        rows[index]["answers"].append(text)
-        rows[index]["finished"].append(ended)
-    return list(rows.values())
 
 
 def _rank_all(config: ComparisonsConfig, rows: Sequence[Row], name: str) -> list[Row]:

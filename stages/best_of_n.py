@@ -1,0 +1,257 @@
+"""Stage `best_of_n`: N answers a prompt from a policy, and what choosing among them by a reward model is worth.
+
+The baseline of PPO that needs no training, and the cheap half of an over-optimisation study (Gao et al. 2022,
+arXiv 2210.10760): one sample gives the proxy and the gold score of best-of-n for every n <= N (reward/best_of_n.py),
+and fits of the curves (reward/overoptimisation.py). Inputs beside `policy` and `reward` are further reward models,
+which choose among the same answers. An ensemble chooses by its rule, and beside it `<input>.1`, its first member alone.
+
+Output: `answers.jsonl`, a row a prompt: messages, meta, answers, finished, scores (name: one an answer), gold (one an
+answer, where there is a judge), best (text of the best of the first `answer_n` answers by `reward`). Finished chunks of
+answers are kept, so a stage that was killed goes on with the next one.
+
+Left out: the KL that is really lost where answers repeat; log n - (n-1)/n is its upper bound.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from gptlife.data.config import Execution, UserError
+from gptlife.data.sources import Data
+from gptlife.reward.ensemble import EnsembleConfig
+from gptlife.reward.judges import Judge, JudgeConfig
+from gptlife.stages.stage import Metrics, Stage, StageConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from gptlife.reward.winrate import Floats
+
+Row = dict[str, Any]
+GOLD = "gold"
+
+
+class BestOfNConfig(StageConfig):
+    """Sample N answers a prompt and choose among them by reward models."""
+
+    prompts: Data
+    """Prompts that no stage has seen; conversations count without their last answer."""
+    samples: int = Field(64, ge=2, le=1000)
+    """N: answers sampled for a prompt."""
+    ns: list[int] | None = None
+    """Sizes n of the curves, rising, the first one 1; None: 1, 2, 4, ... and N."""
+    answer_n: int = Field(16, ge=1)
+    """Best of how many is written as the prompt's answer (`best`)."""
+    judge: JudgeConfig | None = None
+    """Who gives the gold score; `reward_model: true`: the input `gold`, which then chooses nothing. None: nobody."""
+    ensemble: EnsembleConfig | None = None
+    """How an ensemble's scores become one; None: the default rule."""
+    max_new_tokens: int = 256
+    """Longest answer."""
+    temperature: float = 1.0
+    """Of sampling."""
+    rows: Execution[int] = 256
+    """Answers decoded together on one process."""
+    chunk: Execution[int] = 32
+    """Prompts between savings."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> BestOfNConfig:
+        if self.answer_n > self.samples:
+            raise ValueError(f"answer_n: {self.answer_n} is more than samples ({self.samples}); lower it")
+        if self.ns is not None and (self.ns[:1] != [1] or self.ns != sorted({*self.ns}) or self.ns[-1] > self.samples):
+            raise ValueError(f"ns: {self.ns} does not rise from 1 to at most samples ({self.samples}); mend it")
+        return self
+
+    def sizes(self) -> list[int]:
+        """`ns`, or the powers of two below N, and N."""
+        powers = (2**k for k in range(self.samples.bit_length()))
+        return self.ns or [*(n for n in powers if n < self.samples), self.samples]
+
+
+def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **more: Path) -> Metrics:
+    """Sample, score, choose; metrics: for every reward model the curve over n, and its fits."""
+    from gptlife.data.formats import prompts
+    from gptlife.reward.judges import load_judge
+    from gptlife.stages.training import accelerator_of
+
+    started = time.monotonic()
+    by_model = config.judge is not None and config.judge.reward_model
+    if by_model and GOLD not in more:
+        raise UserError("best_of_n.judge: reward_model needs the input `gold`; give it, or name another judge")
+    judge = load_judge(config.judge, "best_of_n.judge") if config.judge is not None and not by_model else None
+    accelerator = accelerator_of(config.device, config.seed)
+    rows = _sample_all(config, accelerator, prompts(config.prompts, config.seed), policy, output)
+    metrics: Metrics = {}
+    if accelerator.is_main_process:
+        scores: dict[str, Floats] = {}
+        for name, path in {"reward": reward, **more}.items():
+            scores |= _score(config, accelerator, rows, path, name)
+        gold = scores[GOLD] if by_model else None if judge is None else _judged(judge, rows)
+        if by_model:
+            scores = {name: own for name, own in scores.items() if name.partition(".")[0] != GOLD}
+        _write(config, rows, scores, gold, output)
+        curves = {name: _values(own, gold, config.sizes()) for name, own in scores.items()}
+        n_answers = len(rows) * config.samples
+        metrics = {
+            "prompts": len(rows),
+            "samples": config.samples,
+            "answer_n": config.answer_n,
+            "finished_share": sum(sum(row["finished"]) for row in rows) / n_answers,
+            "words": sum(len(text.split()) for row in rows for text in row["answers"]) / n_answers,
+            "curves": {name: _curve(values, config.sizes()) for name, values in curves.items()},
+            "fits": {name: _fits(values, config.sizes()) for name, values in curves.items()},
+        }
+    return {**metrics, "seconds": round(time.monotonic() - started, 2)}
+
+
+def _sample_all(
+    config: BestOfNConfig, accelerator: Accelerator, prompts: Sequence[Row], policy: Path, output: Path
+) -> list[Row]:
+    """Every prompt with its `answers` and `finished`, in order."""
+    from gptlife.stages import models
+    from gptlife.stages.journal import Journal
+    from gptlife.stages.sampling import in_chunks, sample_answers
+
+    tokenizer = models.load_tokenizer(policy)
+    model = models.load_causal(policy).to(accelerator.device).eval()
+
+    def make(start: int) -> list[Row]:
+        counts = dict.fromkeys(range(start, min(start + config.chunk, len(prompts))), config.samples)
+        return sample_answers(
+            accelerator,
+            model,
+            tokenizer,
+            prompts,
+            counts,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=f"{config.seed} best_of_n",
+            rows=config.rows,
+            place="best_of_n.prompts",
+        )
+
+    done: list[Row] = []
+    with Journal(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
+        for part in in_chunks(accelerator, output, "answers", len(prompts), config.chunk, make):
+            done += part
+            n_answers = len(part) * config.samples
+            journal.step(len(part), {"answers": n_answers}, f"{n_answers} answers")
+    return done
+
+
+def _score(
+    config: BestOfNConfig, accelerator: Accelerator, rows: Sequence[Row], path: Path, name: str
+) -> dict[str, Floats]:
+    """`name`: scores_PN of the reward model at `path`; of an ensemble also `name.1`, its first member's."""
+    import torch
+
+    from gptlife.reward.ensemble import combine
+    from gptlife.reward.model import EnsembleScores, score
+    from gptlife.stages import models
+
+    reader: Any = models.load_reward(path, config.ensemble).to(accelerator.device).eval()
+    members = list(reader.members) if isinstance(reader, EnsembleScores) else [reader]
+    tokens = _encode(rows, models.load_tokenizer(path), models.context_of(members[0].model), f"inputs.{name}")
+    scores_MS = torch.stack([score(member, tokens) for member in members])
+    found = {name: scores_MS[0]}
+    if len(members) > 1:
+        found = {name: combine(scores_MS, reader.config), f"{name}.1": scores_MS[0]}
+    return {key: own_S.double().view(len(rows), config.samples).numpy() for key, own_S in found.items()}
+
+
+def _encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str) -> list[list[int]]:
+    """Every answer behind its prompt, with end-of-text where it ended; cut where the model reads no further."""
+    from gptlife.data.tokens import encode_answer, encode_prompt
+
+    encoded = []
+    for number, row in enumerate(rows, 1):
+        prompt = encode_prompt(tokenizer, row["messages"])
+        if len(prompt) >= limit:
+            raise UserError(
+                f"best_of_n.{place}: prompt {number} has {len(prompt)} of its tokens, which leaves no room for an "
+                f"answer in its context of {limit}; shorten the prompt"
+            )
+        answers = zip(row["answers"], row["finished"], strict=True)
+        encoded += [(prompt + encode_answer(tokenizer, text, ended))[:limit] for text, ended in answers]
+    return encoded
+
+
+def _judged(judge: Judge, rows: Sequence[Row]) -> Floats:
+    """gold_PN by a judge that is no model."""
+    import numpy as np
+
+    asked = [row for row in rows for _ in row["answers"]]
+    return np.array(judge(asked, [text for row in rows for text in row["answers"]])).reshape(len(rows), -1)
+
+
+def _write(
+    config: BestOfNConfig, rows: Sequence[Row], scores: dict[str, Floats], gold: Floats | None, output: Path
+) -> None:
+    best = scores["reward"][:, : config.answer_n].argmax(1)
+    with (output / "answers.jsonl").open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows):
+            own: Row = {"scores": {name: scores_PN[number].tolist() for name, scores_PN in scores.items()}}
+            if gold is not None:
+                own["gold"] = gold[number].tolist()
+            own["best"] = row["answers"][int(best[number])]
+            file.write(json.dumps({**row, **own}, ensure_ascii=False) + "\n")
+
+
+def _values(scores_PN: Floats, gold_PN: Floats | None, ns: Sequence[int]) -> dict[str, Floats]:
+    """values_PM of the answer chosen by the scores: `proxy`, and with a judge `gold` and `win_rate`."""
+    from gptlife.reward.best_of_n import best_of_n, win_shares
+
+    wanted = {"proxy": scores_PN}
+    if gold_PN is not None:
+        wanted |= {"gold": gold_PN, "win_rate": win_shares(gold_PN)}
+    return {name: best_of_n(scores_PN, values_PN, ns) for name, values_PN in wanted.items()}
+
+
+def _curve(values: dict[str, Floats], ns: Sequence[int]) -> list[dict[str, Any]]:
+    """A point for every n: its KL, d = sqrt(KL), and each value's mean with its interval over prompts."""
+    from gptlife.reward.best_of_n import best_of_n_kl, curve_estimates
+
+    estimates = {name: curve_estimates(values_PM) for name, values_PM in values.items()}
+    return [
+        {
+            "n": n,
+            "kl": best_of_n_kl(n),
+            "d": best_of_n_kl(n) ** 0.5,
+            **{name: own[place]._asdict() for name, own in estimates.items()},
+        }
+        for place, n in enumerate(ns)
+    ]
+
+
+def _fits(values: dict[str, Floats], ns: Sequence[int]) -> dict[str, Any] | None:
+    """Both forms for proxy and gold, recentred to n = 1, and the peak that the first half predicts for gold."""
+    from gptlife.reward.best_of_n import best_of_n_kl, bootstrap_curves
+    from gptlife.reward.overoptimisation import FORMS, POINTS_MIN, fit, predict_peak
+
+    d_M = [best_of_n_kl(n) ** 0.5 for n in ns[1:]]
+    if len(d_M) < POINTS_MIN:
+        return None
+    found: dict[str, Any] = {}
+    for name in ("proxy", GOLD):
+        if name in values:
+            gain_PM = values[name][:, 1:] - values[name][:, :1]
+            replicates_SM = bootstrap_curves(gain_PM)
+            found[name] = {
+                form: fit(d_M, gain_PM.mean(0), form, replicates_SM=replicates_SM)._asdict() for form in FORMS
+            }
+            if name == GOLD and (len(d_M) + 1) // 2 >= POINTS_MIN:
+                found["predicted"] = predict_peak(d_M, gain_PM.mean(0), "best_of_n")._asdict()
+    return found
+
+
+STAGE = Stage("best_of_n", BestOfNConfig, run, inputs=("policy", "reward"), open=True)
+
+if __name__ == "__main__":
+    STAGE.main()
