@@ -1,8 +1,9 @@
-"""Who says which answer is better: judges (a score an answer) and labelers (a ranking of K answers).
+"""Who says which answer is better: judges (a score an answer), preferences (of two answers) and labelers (a ranking).
 
-A judge is a function `(prompts, answers) -> scores`, a labeler one `(prompt, answers, rng) -> ranks` with a name and a
+A judge is a function `(prompts, answers) -> scores`, a preference one `(prompts, answers_a, answers_b) -> numbers`: 1
+where A is better, 0 where B is, .5 for a tie. A labeler is one `(prompt, answers, rng) -> ranks` with a name and a
 group. `prompts` are rows `{"messages": [...], "meta": {...}}` as they came from the data. The Village's gold judge and
-its people, a Python function of the user's and a reward model all reach the stages through these two shapes.
+its people, a Python function of the user's, a reward model and an LLM all reach the stages through these shapes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from gptlife.data.config import Config, HashFile, UserError
+from gptlife.reward.llm import LLMJudgeConfig
 
 Prompt = dict[str, Any]
 Judge = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
+Preference = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], list[float]]
 
 
 def identity_of_function(reference: str, hash_file: HashFile) -> str:
@@ -50,17 +53,21 @@ class _Named(Config):
 
 
 class JudgeConfig(_Named):
-    """A judge: exactly one of `village`, `function`, `reward_model`."""
+    """A judge: exactly one of `village`, `function`, `reward_model`, `llm`."""
 
     village: bool = False
     """The Village's gold judge, which knows the truth; needs prompts of the Village."""
     reward_model: bool = False
     """The reward model among the stage's inputs (no independent evidence where PPO was trained on it)."""
+    llm: LLMJudgeConfig | None = None
+    """An LLM that compares two answers; it gives no scores, so it serves only where answers are compared in pairs."""
 
     @model_validator(mode="after")
     def _one(self) -> JudgeConfig:
-        if [self.village, self.function is not None, self.reward_model].count(True) != 1:
-            raise ValueError("name exactly one judge: village: true, function: module:name, or reward_model: true")
+        if [self.village, self.function is not None, self.reward_model, self.llm is not None].count(True) != 1:
+            raise ValueError(
+                "name exactly one judge: village: true, function: module:name, reward_model: true, or llm: {...}"
+            )
         return self
 
 
@@ -112,11 +119,31 @@ def load_function(reference: str, field: str) -> Callable[..., Any]:
 
 
 def load_judge(config: JudgeConfig, field: str = "judge") -> Judge:
-    """The judge of a config that needs no model."""
+    """The judge of a config that needs no model.
+
+    Raises:
+        UserError: for an LLM, which gives no scores, and for a function that can't be found.
+    """
+    if config.llm is not None:
+        raise UserError(f"{field}.llm: an LLM compares two answers and gives no scores; name another judge here")
     if config.village:
         return lambda prompts, answers: [verdict["score"] for verdict in village_verdicts(prompts, answers)]
     assert config.function is not None
     return checked(load_function(config.function, field), config.function)
+
+
+def preference_of(judge: Judge) -> Preference:
+    """The preference of a judge that scores: the higher score wins, equal scores are a tie."""
+
+    def prefer(prompts: Sequence[Prompt], answers_a: Sequence[str], answers_b: Sequence[str]) -> list[float]:
+        from gptlife.reward.winrate import preferences_of
+
+        if not prompts:
+            return []
+        found: list[float] = preferences_of(judge(prompts, answers_a), judge(prompts, answers_b)).tolist()
+        return found
+
+    return prefer
 
 
 def checked(function: Judge, name: str) -> Judge:

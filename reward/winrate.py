@@ -1,6 +1,7 @@
-"""How often is A preferred over B? Win rates from a judge's scores, with intervals over prompts.
+"""How often is A preferred over B? Win rates from preferences or a judge's scores, with intervals over prompts.
 
-Both answer the same prompts; the higher score wins, equal scores count half. Prompts are what was sampled, so the 95 %
+Both answer the same prompts. A preference is 1 where A is better, 0 where B is, .5 for a tie; of two scores the higher
+one wins, equal ones are a tie. Prompts are what was sampled, so the 95 %
 interval is a percentile bootstrap over prompts (Efron), which keeps each pair together. It shrinks to a point when one
 side wins everything: with few prompts, look at `n`.
 
@@ -68,15 +69,36 @@ def bootstrap_mean(x: Numbers, n_boot: int = 2000, seed: int = 0) -> Estimate:
     return Estimate(float(x_N.mean()), float(low), float(high), len(x_N))
 
 
-def win_rate(scores_a: Numbers, scores_b: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
-    """Fraction of prompts where A scores higher, ties half; `scores_a[i]` and `scores_b[i]` are of the same prompt.
+def preferences_of(scores_a: Numbers, scores_b: Numbers) -> Floats:
+    """preferences_N of A over B from scores: 1, .5 or 0; `scores_a[i]` and `scores_b[i]` are of the same prompt.
 
     Raises:
         ValueError: when the lists differ in length, are empty, or have a score that is not finite.
     """
-    preference_N = _preference(scores_a, scores_b)
-    estimate = bootstrap_mean(preference_N, n_boot, seed)
-    return _with_counts(preference_N, estimate.mean, estimate.low, estimate.high)
+    a_N, b_N = _finite("scores of A", scores_a), _finite("scores of B", scores_b)
+    if len(a_N) != len(b_N):
+        raise ValueError(f"one score of A and one of B a prompt, found {len(a_N)} and {len(b_N)}")
+    return 0.5 * (1 + np.sign(a_N - b_N))
+
+
+def win_rate_of(preferences: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
+    """Mean preference of A over B; what is neither 1 nor 0 counts as a tie.
+
+    Raises:
+        ValueError: when `preferences` is empty or has a value outside 0 .. 1.
+    """
+    preferences_N = _shares(preferences)
+    estimate = bootstrap_mean(preferences_N, n_boot, seed)
+    return _with_counts(preferences_N, estimate.mean, estimate.low, estimate.high)
+
+
+def win_rate(scores_a: Numbers, scores_b: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
+    """`win_rate_of` from scores: the fraction of prompts where A scores higher, ties half.
+
+    Raises:
+        ValueError: as `preferences_of` does.
+    """
+    return win_rate_of(preferences_of(scores_a, scores_b), n_boot, seed)
 
 
 def length_controlled(
@@ -88,17 +110,34 @@ def length_controlled(
     seed: int = 0,
     ridge: float = 0.1,
 ) -> WinRate:
+    """`length_controlled_of` from scores.
+
+    Raises:
+        ValueError: as `preferences_of` and `length_controlled_of` do.
+    """
+    return length_controlled_of(preferences_of(scores_a, scores_b), lengths_a, lengths_b, n_boot, seed, ridge)
+
+
+def length_controlled_of(
+    preferences: Numbers,
+    lengths_a: Numbers,
+    lengths_b: Numbers,
+    n_boot: int = 2000,
+    seed: int = 0,
+    ridge: float = 0.1,
+) -> WinRate:
     """The win rate that A would have at equal lengths (any unit: tokens, characters), by logistic regression.
 
     `ridge` is the precision of the prior on the slope, > 0.
 
     Raises:
-        ValueError: as `win_rate` does, and when `ridge` is too small for the fit to settle.
+        ValueError: as `win_rate_of` does, for lengths of another number, and when `ridge` is too small for the fit to
+            settle.
     """
-    preference_N = _preference(scores_a, scores_b)
+    preference_N = _shares(preferences)
     a_N, b_N = _finite("lengths of A", lengths_a), _finite("lengths of B", lengths_b)
     if not len(a_N) == len(b_N) == len(preference_N):
-        raise ValueError(f"one length a score, found {len(a_N)} and {len(b_N)} for {len(preference_N)}")
+        raise ValueError(f"one length a preference, found {len(a_N)} and {len(b_N)} for {len(preference_N)}")
     if not ridge > 0:
         raise ValueError(f"ridge must be > 0, found {ridge}")
     difference_N = a_N - b_N
@@ -153,11 +192,11 @@ def _finite(what: str, x: Numbers) -> Floats:
     return x_N
 
 
-def _preference(scores_a: Numbers, scores_b: Numbers) -> Floats:
-    a_N, b_N = _finite("scores of A", scores_a), _finite("scores of B", scores_b)
-    if len(a_N) != len(b_N):
-        raise ValueError(f"one score of A and one of B a prompt, found {len(a_N)} and {len(b_N)}")
-    return 0.5 * (1 + np.sign(a_N - b_N))
+def _shares(preferences: Numbers) -> Floats:
+    preferences_N = _finite("preferences", preferences)
+    if preferences_N.min() < 0 or preferences_N.max() > 1:
+        raise ValueError(f"preferences: lie in 0 .. 1, found {preferences_N.min()} .. {preferences_N.max()}")
+    return preferences_N
 
 
 def _with_counts(preference_N: Floats, rate: float, low: float, high: float) -> WinRate:

@@ -137,7 +137,7 @@ class Stage:
             "version": self.version,
             "identity": self.identity(config),
             "inputs": {name: str(path) for name, path in inputs.items()},
-            "input_addresses": {name: _address_of(path) for name, path in inputs.items()},
+            "input_addresses": {name: address_of(path) for name, path in inputs.items()},
             "output": str(output),
             **config.model_dump(mode="json"),
         }
@@ -158,7 +158,7 @@ class Stage:
             "stage": self.name,
             "version": self.version,
             "address": output.name,
-            "inputs": {name: _address_of(path) for name, path in inputs.items()},
+            "inputs": {name: address_of(path) for name, path in inputs.items()},
             "identity": self.identity(config),
             "versions": artifact.versions(),
             "commit": artifact.code_commit(),
@@ -198,7 +198,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _address_of(path: Path) -> str:
+def address_of(path: Path) -> str:
     """The address an input was made under, or the name of a directory that came from elsewhere."""
     if artifact.is_complete(path):
         return str(artifact.read_json(path / artifact.MANIFEST).get("address", path.name))

@@ -46,6 +46,12 @@ def test_a_function_judges(code: Path) -> None:
     assert judge(f"{code}:length")(PROMPTS, ["a", "abc"]) == [1.0, 3.0]
 
 
+def test_a_judge_that_scores_prefers_the_higher_score(code: Path) -> None:
+    prefer = judges.preference_of(judge(f"{code}:length"))
+    assert prefer([*PROMPTS, PROMPTS[0]], ["abc", "a", "ab"], ["a", "abc", "xy"]) == [1.0, 0.0, 0.5]
+    assert prefer([], [], []) == []
+
+
 def test_a_module_judges() -> None:
     assert judges.load_function("math:sqrt", "x")(9.0) == 3.0
 
@@ -77,10 +83,22 @@ def test_a_function_that_is_not_there(reference: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("raw", [{}, {"village": True, "reward_model": True}, {"village": True, "function": "a:b"}])
+LLM = {"endpoint": "http://localhost:8000/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [{}, {"village": True, "reward_model": True}, {"village": True, "function": "a:b"}, {"village": True, "llm": LLM}],
+)
 def test_exactly_one_judge(raw: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^judge: name exactly one judge"):
         decode(JudgeConfig, raw, "judge")
+
+
+def test_an_llm_gives_no_scores() -> None:
+    config = decode(JudgeConfig, {"llm": LLM}, "judge")
+    with pytest.raises(UserError, match=r"^ppo\.judge\.llm: an LLM compares two answers and gives no scores; name"):
+        judges.load_judge(config, "ppo.judge")
 
 
 @pytest.mark.parametrize("raw", [{}, {"village": "training", "function": "a:b"}])

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from gptlife.data.config import UserError
 from gptlife.reward.reading import SelectedLogits
-from gptlife.stages import capabilities, evaluation
+from gptlife.stages import answerers, capabilities, evaluation
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_the_base_model_gets_text(
     model = AutoModelForCausalLM.from_pretrained(str(tiny.pretrain))
     model.config.n_positions = 1000
     rows = [{"messages": [{"role": "user", "content": "Who?"}]}]
-    found = evaluation._answers(config, model, tokenizer, "base", rows)
+    found = answerers.base_answers(config, model, tokenizer, "base", rows)
     shown = [json.loads(line) for line in tiny.conversations.read_text("utf-8").splitlines()[:2]]
     prompted = "".join(f"Question: {row['prompt']}\nAnswer: {row['completion']}\n\n" for row in shown)
     texts = [tokenizer.decode(batch[0]) for batch in asked]
@@ -125,7 +125,7 @@ def test_few_shot(tokens: int, tiny: Any) -> None:
 def test_the_reward_model_judges(tiny: Any, run: Any, tmp_path: Path) -> None:
     options = fields(tiny, judge={"reward_model": True}, max_new_tokens=4)
     metrics = run(evaluation.STAGE, options, tmp_path / "one", sft=tiny.sft, reward=tiny.reward_model)
-    assert metrics["judge"] == "the reward model that PPO was trained on"
+    assert metrics["judge"] == "a reward model that nobody here learnt from"
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.reward_model))
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model)).eval()
     for row in rows_of(tmp_path / "one")[:5]:
@@ -151,15 +151,15 @@ def test_greedy(tiny: Any, run: Any, tmp_path: Path) -> None:
 
 
 def test_models_are_not_asked_twice(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, ask, asked = tmp_path / "one", evaluation._answers, []
+    output, ask, asked = tmp_path / "one", answerers._ask, []
 
-    def counted(config: Any, model: Any, tokenizer: Any, name: str, rows: Any) -> Any:
+    def counted(config: Any, accelerator: Any, name: str, *rest: Any) -> Any:
         asked.append(name)
         if asked == ["base", "sft"]:
             raise KeyboardInterrupt
-        return ask(config, model, tokenizer, name, rows)
+        return ask(config, accelerator, name, *rest)
 
-    monkeypatch.setattr(evaluation, "_answers", counted)
+    monkeypatch.setattr(answerers, "_ask", counted)
     with pytest.raises(KeyboardInterrupt):
         run(evaluation.STAGE, fields(tiny), output, base=tiny.pretrain, sft=tiny.sft)
     run(evaluation.STAGE, fields(tiny), output, base=tiny.pretrain, sft=tiny.sft)
@@ -167,7 +167,9 @@ def test_models_are_not_asked_twice(tiny: Any, run: Any, tmp_path: Path, monkeyp
 
 
 def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^evaluation\.inputs: no model; give at least one of base, sft, ppo$"):
+    with pytest.raises(
+        UserError, match=r"^evaluation\.inputs: nobody answers; give at least one of base, sft, ppo, or any other name$"
+    ):
         run(evaluation.STAGE, fields(tiny), tmp_path / "one")
     options = fields(tiny, shots=str(tiny.conversations), n_shots=9)
     with pytest.raises(UserError, match=r"^evaluation\.n_shots: a prompt with 9 worked examples has over 56 tokens"):
