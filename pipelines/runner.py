@@ -6,19 +6,16 @@ and locks is its own affair (stages/stage.py); the runner only starts, waits, pa
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import yaml
 
 from gptlife.data.config import UserError, suggest
+from gptlife.pipelines import processes
 from gptlife.pipelines.planner import Planned, address_now
 from gptlife.pipelines.recipe import Adopted, Recipe
 from gptlife.pipelines.store import Store
@@ -46,9 +43,9 @@ def run(
     Raises:
         UserError: for what is found before a stage starts.
     """
-    wanted = _up_to(planned, until)
+    wanted = up_to(planned, until)
     _remove_fresh(wanted, store, fresh)
-    _look_for_launchers(wanted)
+    look_for_launchers(wanted)
     same = store.record_run(recipe, planned)
     page = report or store.root / "reports" / f"{recipe.name}.html"
     started: list[str] = []
@@ -61,26 +58,41 @@ def run(
         if started or not same or not page.is_file():
             _write_report(planned, page, recipe.name)
         if page.is_file():
-            _say("report", str(page))
+            say("report", str(page))
 
 
 def _make(step: Planned, store: Store, started: list[str]) -> int:
     """Bring one step to `done`; adds its name to `started` unless it was `done` before."""
+    if step.state != "done":
+        started.append(step.name)
+    words = begin(step, store)
+    if words is None:
+        return 0
+    code, stopped_by = processes.wait(words)
+    return _verdict(step, code, stopped_by)
+
+
+def begin(step: Planned, store: Store, note: str = "") -> list[str] | None:
+    """Check a step that is done, fetch an adopted one, or give the command that makes it; says which on stdout.
+
+    `note` ends the line about a step that has a command.
+
+    Raises:
+        UserError: for a damaged output, data that changed since the plan was made, or a model that can't be fetched.
+    """
     if step.state == "done":
         if not step.external:
             store.check(step.path, step.name)
-        _say(step.name, f"done      {_place(step)}")
-        return 0
+        say(step.name, f"done      {_place(step)}")
+        return None
     if address_now(step, store.hash_file) != step.address:
         raise UserError(f"{step.name}: its data changed since the plan was made; run the same command again")
-    started.append(step.name)
     if step.adopted is not None:
-        _say(step.name, f"fetching  {step.adopted}")
+        say(step.name, f"fetching  {step.adopted}")
         fetch(step)
-        return 0
-    _say(step.name, f"{'resuming' if step.state == 'partial' else 'running '}  {step.address}")
-    code, stopped_by = _wait(command(step, store))
-    return _verdict(step, code, stopped_by)
+        return None
+    say(step.name, f"{'resuming' if step.state == 'partial' else 'running '}  {step.address}{note}")
+    return command(step, store)
 
 
 def command(step: Planned, store: Store) -> list[str]:
@@ -98,59 +110,6 @@ def command(step: Planned, store: Store) -> list[str]:
     return [*(step.launcher or (sys.executable,)), "-m", step.module, "--config", str(path)]
 
 
-def _wait(words: list[str]) -> tuple[int, int | None]:
-    """Run a command to its end; its exit code, and the signal that was passed on to it, if any.
-
-    The child is a process group of its own, and a signal goes to the whole group, as a terminal's Ctrl-C would:
-    launchers start children that must hear it too, and nobody hears it twice.
-    """
-    with _caught_signals() as caught:
-        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0)
-        caught.target = child.pid
-        return child.wait(), caught.number
-
-
-class _Caught:
-    """The signals that arrived while a child runs, and the process group they are passed on to."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._target: int | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._pass_on()
-
-    @property
-    def target(self) -> int | None:
-        return self._target
-
-    @target.setter
-    def target(self, group: int) -> None:
-        self._target = group
-        self._pass_on()  # one that came before the child was there
-
-    def _pass_on(self) -> None:
-        if self._target is not None and self.number is not None:
-            try:
-                os.killpg(self._target, self.number)
-            except ProcessLookupError:
-                return
-
-
-@contextmanager
-def _caught_signals() -> Iterator[_Caught]:
-    caught = _Caught()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # One that is ignored (nohup) stays ignored.
-    before = {n: signal.signal(n, caught) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
     """Exit code of the run after a stage ended with `code`, and the line that says why (the stage says its own)."""
     if stopped_by is not None:
@@ -161,6 +120,12 @@ def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
         return code
     if code == 0 and step.state == "done":
         return 0
+    _complain(step, f"{complaint(step, code)}; run the same command again to resume")
+    return 1
+
+
+def complaint(step: Planned, code: int, messages: str = "above") -> str:
+    """Why a stage that ended with `code` made nothing; `messages` says where its own words are."""
     if code == 0:
         problem = f"ended without an output at {step.path}; check the launcher"
     elif code == -signal.SIGKILL:
@@ -168,10 +133,9 @@ def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
     elif code < 0:
         problem = f"killed by {signal.Signals(-code).name}"
     else:
-        problem = f"failed with exit code {code} (its messages are above)"
+        problem = f"failed with exit code {code} (its messages are {messages})"
     log = artifact.partial_of(step.path) / artifact.LOG
-    _complain(step, f"{problem}{f'; log: {log}' if log.is_file() else ''}; run the same command again to resume")
-    return 1
+    return f"{problem}; log: {log}" if log.is_file() else problem
 
 
 def fetch(step: Planned) -> None:
@@ -220,7 +184,12 @@ def _download(adopted: Adopted, partial: Path) -> str | None:
     return info.sha
 
 
-def _up_to(planned: list[Planned], until: str | None) -> list[Planned]:
+def up_to(planned: list[Planned], until: str | None) -> list[Planned]:
+    """The steps up to `until`.
+
+    Raises:
+        UserError: where there is no such step.
+    """
     names = [step.name for step in planned]
     if until is None:
         return planned
@@ -241,7 +210,12 @@ def _remove_fresh(wanted: list[Planned], store: Store, fresh: Sequence[str]) -> 
             store.remove(step.path)
 
 
-def _look_for_launchers(wanted: list[Planned]) -> None:
+def look_for_launchers(wanted: Sequence[Planned]) -> None:
+    """See that every launcher is a program, before anything is started.
+
+    Raises:
+        UserError: naming the first that is none.
+    """
     for step in wanted:
         if step.launcher and step.state != "done" and shutil.which(step.launcher[0]) is None:
             raise UserError(f"{step.name}: launcher '{step.launcher[0]}' is no program here; mend `launcher`")
@@ -266,5 +240,6 @@ def _complain(step: Planned, text: str) -> None:
     print(f"{step.name}: {text}", file=sys.stderr, flush=True)
 
 
-def _say(name: str, text: str) -> None:
+def say(name: str, text: str) -> None:
+    """One line on stdout about a step."""
     print(f"{name:<14}{text}", flush=True)

@@ -35,7 +35,12 @@ def work(config: ToyConfig, output: Path) -> Metrics:
     if act and act.is_file():
         _misbehave(act.read_text(encoding="utf-8"), act)
     (output / "model.bin").write_text("weights", encoding="utf-8")
-    return {"attempts": len(attempts.read_text(encoding="utf-8").splitlines()), "nested": {"loss": 1.5}}
+    score = config.seed + 10 * config.learning_rate
+    return {
+        "attempts": len(attempts.read_text(encoding="utf-8").splitlines()),
+        "nested": {"loss": 1.5},
+        "score": {"mean": score, "low": score - 1, "high": score + 2},
+    }
 
 
 def _misbehave(how: str, act: Path) -> None:

@@ -1,0 +1,70 @@
+"""Child processes and the signals that reach them.
+
+A child is a process group of its own, and a signal goes to the whole group, as a terminal's Ctrl-C would: launchers
+start children that must hear it too, and nobody hears it twice.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO
+
+
+class Caught:
+    """The last signal that arrived while children run; it is passed on to every one of them."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._groups: list[int] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        for group in [*self._groups]:
+            self._pass_on(group)
+
+    def start(self, words: Sequence[str], output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+        """Start a command; stdout and stderr go to `output`, or where this process's go. Give it back to `ended`."""
+        errors = subprocess.STDOUT if output else None
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, process_group=0)
+        self._groups.append(child.pid)
+        self._pass_on(child.pid)  # a signal that came before the child was there
+        return child
+
+    def ended(self, child: subprocess.Popen[bytes]) -> None:
+        """Forget a child that was waited for: its number may soon be another's."""
+        self._groups.remove(child.pid)
+
+    def _pass_on(self, group: int) -> None:
+        if self.number is not None:
+            try:
+                os.killpg(group, self.number)
+            except ProcessLookupError:
+                return
+
+
+@contextmanager
+def caught_signals() -> Iterator[Caught]:
+    """Interrupt, termination and hang-up go to the children instead of ending this process."""
+    caught = Caught()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored (nohup) stays ignored.
+    before = {n: signal.signal(n, caught) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait(words: Sequence[str]) -> tuple[int, int | None]:
+    """Run a command to its end; its exit code, and the signal that was passed on to it, if any."""
+    with caught_signals() as caught:
+        child = caught.start(words)
+        code = child.wait()
+        caught.ended(child)
+        return code, caught.number

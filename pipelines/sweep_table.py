@@ -1,0 +1,263 @@
+"""A sweep's numbers: metrics by dotted path, a row a combination; those that differ only in the seed are one row.
+
+A metric's path is `step.name.name...` into that step's metrics.json. In a list `[2]` is the third item (from 0) and
+`[ppo,sft]` the table whose first texts are `ppo` and `sft` (of `win_rates`: a and b). A path may end at an estimate,
+a table with `mean` or `rate`: `evaluation.win_rates[ppo,sft]` is the same as `evaluation.win_rates[ppo,sft].rate`,
+and its `low` and `high` come along.
+
+Left out: arithmetic between metrics, and intervals over seeds; three seeds support no more than their range.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptlife.pipelines.findings import is_number
+
+Metrics = Mapping[str, Any]
+_PART = re.compile(r"(?:^|(?<=.)\.)([^.\[\]]+)|\[([^\[\]]+)\]")
+_ESTIMATES = ("mean", "rate")
+_USUAL = {
+    "ppo": ("score", "gold", "kl"),
+    "reward_model": ("validation_accuracy", "validation_accuracy_heldout"),
+    "comparisons": ("agreement_training", "agreement_heldout"),
+    "tokenizer": ("bytes_per_token",),
+}
+"""What a stage's result is first of all."""
+_ANYWHERE = ("score", "gold", "kl", "validation_loss", "validation_accuracy", "loss")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number, with the 95 % interval that its stage gave it, where it gave one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One combination: its values as they were written, axis by axis, and what was measured (None: not there)."""
+
+    values: Mapping[str, str]
+    state: str
+    """`done`, or why not."""
+    measured: Mapping[str, Measured | None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over the runs of a group; `sd` is the sample's (n - 1), None of a single run."""
+
+    n: int
+    mean: float
+    least: float
+    greatest: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The combinations that differ in nothing but the seed."""
+
+    values: Mapping[str, str]
+    results: tuple[Result, ...]
+
+    @property
+    def finished(self) -> int:
+        """How many of its runs are done."""
+        return sum(result.state == "done" for result in self.results)
+
+    def points(self, metric: str) -> list[Measured]:
+        """What its runs measured."""
+        return [found for result in self.results if (found := result.measured[metric]) is not None]
+
+    def summary(self, metric: str) -> Summary | None:
+        """Mean and spread of a metric; None where no run has it."""
+        values = [point.value for point in self.points(metric)]
+        if not values:
+            return None
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return Summary(len(values), statistics.fmean(values), min(values), max(values), sd)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sweep's results. `axes` are the swept fields but the seeds, `seeds` those that are seeds."""
+
+    axes: tuple[str, ...]
+    seeds: tuple[str, ...]
+    metrics: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        """Every combination."""
+        return [result for group in self.groups for result in group.results]
+
+
+def table(results: Sequence[Result], axes: Sequence[str], metrics: Sequence[str]) -> Table:
+    """Bring the results together; an axis called `seed` or `step.seed` is one to take means over."""
+    seeds = tuple(axis for axis in axes if axis.rpartition(".")[2] == "seed")
+    others = tuple(axis for axis in axes if axis not in seeds)
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(result.values[axis] for axis in others), []).append(result)
+    made = [Group(dict(zip(others, key, strict=True)), tuple(found)) for key, found in groups.items()]
+    return Table(others, seeds, tuple(metrics), tuple(made))
+
+
+def parts_of(path: str) -> list[str | tuple[str, ...]] | None:
+    """A path's names, and what stands in brackets as a tuple; None where it is no path."""
+    found, end = [], 0
+    for match in _PART.finditer(path):
+        if match.start() != end:
+            return None
+        name, inside = match.groups()
+        found.append(name if name is not None else tuple(part.strip() for part in inside.split(",")))
+        end = match.end()
+    return found if end == len(path) and found else None
+
+
+def measured(metrics: Metrics, path: str) -> Measured | None:
+    """The number at `path` inside tables and lists; None where there is none."""
+    around: Any = None
+    value: Any = metrics
+    last: str | tuple[str, ...] = ""
+    for last in parts_of(path) or [""]:
+        around, value = value, _below(value, last)
+    if isinstance(value, dict):
+        last = next((name for name in _ESTIMATES if name in value), "")
+        around, value = value, value.get(last)
+    if not is_number(value):
+        return None
+    bounds = [around.get(name) if last in _ESTIMATES else None for name in ("low", "high")]
+    low, high = (float(bound) if is_number(bound) else None for bound in bounds)
+    return Measured(float(value), low, high)
+
+
+def _below(value: Any, part: str | tuple[str, ...]) -> Any:
+    if isinstance(value, dict) and isinstance(part, str):
+        return value.get(part)
+    if not (isinstance(value, list) and isinstance(part, tuple)):
+        return None
+    if len(part) == 1 and part[0].isdigit():
+        return value[int(part[0])] if int(part[0]) < len(value) else None
+    return next((row for row in value if isinstance(row, dict) and _texts(row)[: len(part)] == part), None)
+
+
+def _texts(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(item for item in row.values() if isinstance(item, str))
+
+
+def paths(metrics: Any, path: str = "") -> Iterator[str]:
+    """Every path of a number, an estimate as a whole; of lists only tables that begin with texts."""
+    if isinstance(metrics, dict):
+        if any(is_number(metrics.get(name)) for name in _ESTIMATES):
+            yield path
+        for key, item in metrics.items():
+            if key not in (*_ESTIMATES, "low", "high"):
+                yield from paths(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(metrics, list):
+        for row in metrics:
+            if isinstance(row, dict) and _texts(row):
+                yield from paths(row, f"{path}[{','.join(_texts(row)[:2])}]")
+    elif is_number(metrics):
+        yield path
+
+
+def usual(stage: str, metrics: Metrics) -> list[str]:
+    """The paths that tell most of a stage's result, those that its metrics have."""
+    if stage == "evaluation":
+        models = list(metrics.get("models") or {})
+        last = models[-1] if models else ""
+        wanted = [f"win_rates[{last},sft]", *(f"models.{name}.score" for name in models), f"tax.{last}.validation_loss"]
+    else:
+        wanted = [*_USUAL.get(stage, _ANYWHERE)]
+    return [path for path in wanted if measured(metrics, path)]
+
+
+def header(found: Table) -> list[str]:
+    """The columns of `lines`; a step's name that all metrics begin with is left out."""
+    steps = {metric.partition(".")[0] for metric in found.metrics}
+    names = [metric.partition(".")[2] if len(steps) == 1 else metric for metric in found.metrics]
+    return [*found.axes, *(["runs"] if found.seeds else []), *names]
+
+
+def lines(found: Table) -> list[list[str]]:
+    """A row a group: values, runs, and each metric with its range over the seeds, or its own interval."""
+    rows = []
+    for group in found.groups:
+        whole = len(group.results)
+        runs = str(whole) if group.finished == whole else f"{group.finished} of {whole}"
+        cells = [_cell(found, group, metric) for metric in found.metrics]
+        rows.append([*group.values.values(), *([runs] if found.seeds else []), *cells])
+    return rows
+
+
+def _cell(found: Table, group: Group, metric: str) -> str:
+    summary, points = group.summary(metric), group.points(metric)
+    if summary is None:
+        return "–"
+    low, high = (summary.least, summary.greatest) if found.seeds else (points[0].low, points[0].high)
+    if low is None or high is None or (found.seeds and summary.n == 1):
+        return short(summary.mean)
+    return f"{short(summary.mean)} [{short(low)}, {short(high)}]"
+
+
+def caption(found: Table) -> str:
+    """What the numbers in `lines` are."""
+    steps = {metric.partition(".")[0] for metric in found.metrics}
+    of = f"Metrics of {steps.pop()}. " if len(steps) == 1 else ""
+    if found.seeds:
+        return f"{of}Mean over the runs that differ only in {' and '.join(found.seeds)} [least, greatest]."
+    return f"{of}In brackets the 95 % interval, of a metric that has one."
+
+
+def short(value: float) -> str:
+    """Three decimals as in the report; three digits of what is small or great; a real minus sign."""
+    if abs(value) >= 1e9:
+        text = f"{value:.3g}"
+    elif value == round(value):
+        text = f"{round(value):,}"
+    elif abs(value) >= 10_000:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def as_csv(found: Table) -> str:
+    """A row a group: with seeds mean, sd, min, max and n of each metric, without them its value, low and high."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    suffixes = ("", " sd", " min", " max", " n") if found.seeds else ("", " low", " high")
+    runs = ["runs", "finished"] if found.seeds else []
+    writer.writerow([*found.axes, *runs, *(metric + suffix for metric in found.metrics for suffix in suffixes)])
+    for group in found.groups:
+        row: list[Any] = [*group.values.values(), *([len(group.results), group.finished] if found.seeds else [])]
+        for metric in found.metrics:
+            summary, points = group.summary(metric), group.points(metric)
+            if summary is None:
+                row += [""] * len(suffixes)
+            elif found.seeds:
+                row += [summary.mean, summary.sd, summary.least, summary.greatest, summary.n]
+            else:
+                row += [points[0].value, points[0].low, points[0].high]
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def as_markdown(found: Table) -> str:
+    """The table of `lines`, with its caption below."""
+    rows = [header(found), *lines(found)]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    ruled = [escaped[0], [*("---" for _ in found.axes), *("---:" for _ in rows[0][len(found.axes) :])], *escaped[1:]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in ruled) + f"\n{caption(found)}\n"
