@@ -1,4 +1,4 @@
-"""The command line: `gptlife plan | run | show | report | chat | compare | data check | recipes`.
+"""The command line: `gptlife plan | run | sweep | show | report | chat | compare | label | data check | recipes`.
 
 Every command is a few lines over the modules beside it. Nothing here imports torch before a model must speak.
 """
@@ -106,6 +106,31 @@ def run(
 
     loaded, planned, opened = _plan(recipe, overrides, store)
     raise typer.Exit(runner.run(loaded, planned, opened, until=until, fresh=fresh or [], report=report))
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    arguments: Annotated[
+        list[str],
+        typer.Argument(help="field=value,value,...: ppo.kl_coef=0,0.02,0.1 seed=0,1,2; single values as in `run`."),
+    ],
+    store: StoreDir = HERE,
+    until: Annotated[str | None, typer.Option(help="The last step to run.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help=r"A column: evaluation.win_rates\[ppo,sft].rate (repeatable).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of table and plot.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Steps at once; they share cores and accelerators.")] = 1,
+) -> None:
+    """Run a recipe over a grid of values; one table and one plot. What combinations share is made once."""
+    from gptlife.pipelines import sweep as grid
+    from gptlife.pipelines.store import Store
+
+    opened = Store(store)
+    planned = grid.plan(recipe, arguments, opened, _lifecycle(), until)
+    code = grid.run(planned, opened, _console(), metrics=metric or [], output=output, jobs=jobs)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -269,6 +294,36 @@ def _plain(text: str) -> Any:
     from rich.text import Text
 
     return Text(text)  # an answer may hold [brackets], which rich would read as markup
+
+
+@app.command()
+def label(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="An output of comparisons (address, directory, recipe:step), or a file of prompts and answers."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The rankings (.jsonl), as reward_model reads them.")],
+    labeler: Annotated[str, typer.Option(help="Who ranks; several may share the file.")] = "labeler",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts, from the first.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which a prompt's answers are shown.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes any that is free.")] = 8765,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; this machine's own lets a phone in (unencrypted).")
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the page's address.")] = False,
+    store: StoreDir = HERE,
+) -> None:
+    """Rank answers yourself, on a local page; writes the file that reward_model reads. Run it again to go on."""
+    from gptlife.pipelines import label as labeling
+    from gptlife.pipelines.label_server import LabelServer, serve
+    from gptlife.pipelines.store import Store
+
+    session, problems = labeling.start(source, output, labeler, Store(store), limit=limit, seed=seed)
+    if problems:
+        print(f"{len(problems)} rows left out, the first: {problems[0]}", file=sys.stderr)
+    serve(LabelServer(session, host, port), browser=not no_browser)
 
 
 @data_app.command("check")
