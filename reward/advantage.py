@@ -1,4 +1,4 @@
-"""Generalised advantage estimation over right-padded responses.
+"""Advantages: generalised advantage estimation over right-padded responses, and leave-one-out over whole ones.
 
 Schulman et al. 2016 (arXiv 1506.02438, Eq 16), with the response's end as the episode's end:
 
@@ -6,6 +6,10 @@ Schulman et al. 2016 (arXiv 1506.02438, Eq 16), with the response's end as the e
 
 V is 0 after the last real token: nothing is bootstrapped from padding. RLHF uses gamma 1 and lam 0.95 (Ziegler,
 Stiennon, InstructGPT); lam 1 makes the return the plain sum of the rewards to come.
+
+Kool, van Hoof and Welling 2019 ("Buy 4 REINFORCE samples, get a baseline for free!"); Ahmadian et al. 2024 (arXiv
+2402.14740, section 3.2, RLOO): of k answers to a prompt, each has the mean return of the k - 1 others as its baseline,
+which doesn't depend on it, so the policy gradient stays unbiased without a value function.
 
 Legend: B batch, R response.
 """
@@ -33,3 +37,16 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, la
         backwards.append(advantage_B)
     advantages_BR = torch.stack(backwards[::-1], dim=1)
     return advantages_BR, advantages_BR + values_BR
+
+
+def leave_one_out(returns_B: Tensor, k: int) -> Tensor:
+    """advantages_B: each return less the mean of the `k` - 1 others of its prompt; a prompt's k stand together.
+
+    Raises:
+        ValueError: when k is less than 2 or does not divide B.
+    """
+    if k < 2 or len(returns_B) % k:
+        raise ValueError(f"k must be at least 2 and divide the number of returns, found {k} and {len(returns_B)}")
+    returns_PK = returns_B.view(-1, k)
+    others_PK = (returns_PK.sum(1, keepdim=True) - returns_PK) / (k - 1)
+    return (returns_PK - others_PK).view(-1)

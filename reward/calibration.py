@@ -1,4 +1,4 @@
-"""Does the reward model know how sure it is? Reliability of its preferences over ranked pairs.
+"""Does the reward model know how sure it is, and does it order answers as the truth does?
 
 A reward model says that one answer beats another with probability sigmoid(margin). Its favourite is the answer with the
 higher score, its confidence sigmoid(|margin|), between a half and one, and it is right when the labeler preferred that
@@ -7,9 +7,12 @@ error is the mean distance between the two over bins of equal width (Guo et al. 
 Accuracy alone doesn't show this, and reward models of equal accuracy can be unequally good to optimise (Zheng et al.
 2023, arXiv 2307.04964, section 4).
 
-Left out: bins of equal mass, and fitting a temperature.
+`accuracy_by` asks the same of any other sign of doubt, such as the disagreement of an ensemble's members, in bins that
+hold equally many pairs. `spearman` compares the order of the scores with that of a judge that knows the truth.
 
-Legend: M pairs.
+Left out: fitting a temperature.
+
+Legend: M pairs, N answers.
 """
 
 from __future__ import annotations
@@ -73,6 +76,37 @@ def reliability(margins_M: Sequence[float] | NDArray[np.floating], n_bins: int =
         log_loss=float(np.logaddexp(0, -margins_M).mean()),
         n=len(margins_M),
     )
+
+
+def accuracy_by(
+    key_M: Sequence[float] | NDArray[np.floating], margins_M: Sequence[float] | NDArray[np.floating], n_bins: int = 4
+) -> list[float | None]:
+    """Fraction of pairs where the model is right in `n_bins` bins of equal mass, from the lowest to the highest key.
+
+    An equal score counts half. Equal keys stay in the pairs' order, so a bin's border may fall between them; a bin is
+    None where there are fewer pairs than bins.
+    """
+    right_M = 0.5 * (1 + np.sign(np.asarray(margins_M, dtype=np.float64)))
+    order_M = np.argsort(np.asarray(key_M, dtype=np.float64), kind="stable")
+    return [float(right_M[part].mean()) if len(part) else None for part in np.array_split(order_M, n_bins)]
+
+
+def spearman(x_N: Sequence[float], y_N: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, -1 .. 1: Pearson's of the ranks, equal values sharing their mean rank.
+
+    None where either side has no two different values, so no order.
+    """
+    left_N, right_N = (_mean_ranks(np.asarray(values, dtype=np.float64)) for values in (x_N, y_N))
+    left_N, right_N = left_N - left_N.mean(), right_N - right_N.mean()
+    square = float((left_N**2).sum() * (right_N**2).sum())
+    return float((left_N * right_N).sum() / square**0.5) if square > 0 else None
+
+
+def _mean_ranks(values_N: NDArray[Any]) -> NDArray[Any]:
+    """Ranks from 1; equal values share the mean of the places that they take."""
+    _, place_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
+    mean_ranks: NDArray[Any] = (np.cumsum(counts) - (counts - 1) / 2)[place_N]
+    return mean_ranks
 
 
 def _means(sums: NDArray[Any], counts: NDArray[Any]) -> list[float | None]:

@@ -6,7 +6,7 @@ After training, the score is shifted so that demonstrations have mean 0 and scal
 folded into the weights where the architecture allows, so that plain `AutoModelForSequenceClassification` gives the
 very score that PPO uses.
 
-Legend: S sequences, T tokens.
+Legend: S sequences, T tokens, B rows, N selected positions, M members of an ensemble.
 """
 
 from __future__ import annotations
@@ -15,12 +15,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlife.data.packing import length_batches
+from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.reading import SelectedScores, pad_right, unwrapped
 
 _FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm")
+
+
+class EnsembleScores(nn.Module):
+    """Several scalar-head models read at selected positions: (B, T) tokens -> (N,) combined scores."""
+
+    def __init__(self, members: Sequence[SelectedScores], config: EnsembleConfig) -> None:
+        super().__init__()
+        self.members, self.config = nn.ModuleList(members), config
+
+    def forward(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
+        """The members' scores at each selected position as one, row-major."""
+        return combine(self.member_scores(tokens_BT, select_BT), self.config)
+
+    def member_scores(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
+        """scores_MN: each member's own."""
+        return torch.stack([member(tokens_BT, select_BT) for member in self.members])
 
 
 def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -31,8 +48,11 @@ def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tenso
 
 
 @torch.no_grad()
-def score(model: SelectedScores, rows: Sequence[Sequence[int]], tokens_per_batch: int = 16384) -> Tensor:
-    """scores_S, fp32 on the CPU: the score of each row of tokens (prompt, answer, end-of-text) at its last token."""
+def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int = 16384) -> Tensor:
+    """scores_S, fp32 on the CPU: the score of each row of tokens (prompt, answer, end-of-text) at its last token.
+
+    `model` is a `SelectedScores` or an `EnsembleScores`.
+    """
     device = next(model.parameters()).device
     scores_S = torch.empty(len(rows))
     for group in length_batches([len(row) for row in rows], tokens_per_batch=tokens_per_batch):

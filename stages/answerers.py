@@ -107,7 +107,7 @@ def _ask(
 
 
 def _ready(path: Path, rows: Sequence[Prompt]) -> list[str]:
-    found = [json.loads(line) for line in (path / READY).read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in (path / READY).read_text(encoding="utf-8").split("\n") if line]
     if [row["messages"] for row in found] != [row["messages"] for row in rows]:
         raise UserError(f"{path}: its answers are to other prompts; give best_of_n the same `prompts` as evaluation")
     return [row["best"] for row in found]

@@ -1,4 +1,4 @@
-"""A PPO step's episodes: sampled, scored by every model, shaped into rewards and advantages.
+"""A step's episodes: sampled, scored by every model, shaped into rewards and advantages.
 
 An episode is one prompt and one answer (a bandit: Ouyang et al. 2022, section 3.5). All processes end with the whole
 batch in their hands, so shaping, whitening and minibatches don't depend on how many there are; only the forward passes
@@ -6,7 +6,8 @@ are shared out. The policy's log-probabilities are read by the same forward pass
 update will use: the first minibatch's ratio is then 1 exactly, and KL to an equal reference 0 exactly. Those returned
 by the sampler are kept to measure how far decoding and training disagree.
 
-Legend: B episodes, R response tokens (padded on the right), T prompt and response tokens.
+Legend: B episodes, R response tokens (padded on the right), T prompt and response tokens, N response tokens of some
+episodes (row-major, no padding).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.reward.advantage import gae
+from gptlife.reward.advantage import gae, leave_one_out
 from gptlife.reward.logprobs import entropy, token_logprobs
 from gptlife.reward.model import last_positions
 from gptlife.reward.reading import pad_right
@@ -65,11 +66,51 @@ class Experience:
     logprobs_BR: Tensor
     ref_logprobs_BR: Tensor
     values_BR: Tensor
+    """The baseline: the value network's, or what the prompt's other answers got."""
     entropy_BR: Tensor
     scores_B: Tensor
+    """As the reward model gave them: not clipped, no penalty."""
     rewards_BR: Tensor
     advantages_BR: Tensor
     returns_BR: Tensor
+
+
+@dataclass
+class Picked:
+    """Some episodes as an update reads them; R as wide as in the rollouts."""
+
+    tokens_BT: Tensor
+    select_BT: Tensor
+    targets_N: Tensor
+    mask_BR: Tensor
+    logprobs_BR: Tensor
+    values_BR: Tensor
+    advantages_BR: Tensor
+    returns_BR: Tensor
+
+    def of_tokens(self, table_BR: Tensor) -> Tensor:
+        """(N,): the entries of a table that stand for real tokens."""
+        return table_BR[self.mask_BR]
+
+    def as_rows(self, flat_N: Tensor) -> Tensor:
+        """The table back from `of_tokens`, 0 on padding; gradients pass."""
+        return torch.zeros(self.mask_BR.shape, device=flat_N.device).masked_scatter(self.mask_BR, flat_N)
+
+
+def pick(rollouts: Rollouts, experience: Experience, indices: Sequence[int], device: torch.device) -> Picked:
+    """Some of a step's episodes."""
+    rows = list(indices)
+    tokens_BT, select_BT, _, targets_N = rollouts.batch(rows, device)
+    return Picked(
+        tokens_BT,
+        select_BT,
+        targets_N,
+        rollouts.mask_BR[rows],
+        experience.logprobs_BR[rows],
+        experience.values_BR[rows],
+        experience.advantages_BR[rows],
+        experience.returns_BR[rows],
+    )
 
 
 def share_answers(
@@ -107,7 +148,7 @@ def read(
     accelerator: Accelerator,
     policy: nn.Module,
     reference: tuple[nn.Module, Callable[[], AbstractContextManager[Any]]],
-    value: nn.Module,
+    value: nn.Module | None,
     scorer: Scorer,
     rollouts: Rollouts,
     groups: Sequence[Sequence[int]],
@@ -116,7 +157,7 @@ def read(
     """Log-probabilities, reference log-probabilities, values, entropies (each BR) and scores (B) of all episodes.
 
     `groups` are this process's micro-batches (an empty one costs a forward pass and gives nothing); `reference` is a
-    module and a context in which it is the reference (adapters off).
+    module and a context in which it is the reference (adapters off). Without a value network the values are 0.
     """
     mask_BR = rollouts.mask_BR
     found = {
@@ -132,7 +173,7 @@ def read(
         entropy_N = entropy(logits_NV.unsqueeze(0), temperature).squeeze(0)
         with reference[1]():
             ref_logprobs_N = selected_logprobs(reference[0](tokens_BT, select_BT), targets_N, temperature)
-        values_N = value(tokens_BT, select_BT)
+        values_N = value(tokens_BT, select_BT) if value is not None else torch.zeros_like(logprobs_N)
         if not group:
             continue
         rows = torch.tensor(group, device=mask_BR.device)
@@ -162,20 +203,60 @@ def shape(
     whiten_rewards: bool,
     whiten_advantages: bool,
 ) -> Experience:
-    """Rewards a token, advantages and returns of what the models said."""
+    """PPO's: rewards a token, advantages and returns by GAE."""
     mask_BR = rollouts.mask_BR
-    scores_B = found["scores"] if score_clip is None else clip_scores(found["scores"], score_clip)
-    scores_B = penalise_unfinished(scores_B, rollouts.finished_B, missing_eos_penalty)
-    rewards_BR = token_rewards(scores_B, found["logprobs"], found["ref_logprobs"], mask_BR, kl_coef)
+    rewards_BR = _rewards(found, rollouts, kl_coef, missing_eos_penalty, score_clip)
     if whiten_rewards:
         rewards_BR = whiten(rewards_BR, mask_BR, shift_mean=False)
     advantages_BR, returns_BR = gae(rewards_BR, found["values"], mask_BR, discount, lam)
     if whiten_advantages:
         advantages_BR = whiten(advantages_BR, mask_BR)
+    return _experience(found, rewards_BR, found["values"], advantages_BR, returns_BR)
+
+
+def shape_answers(
+    found: dict[str, Tensor],
+    rollouts: Rollouts,
+    *,
+    answers_per_prompt: int,
+    kl_coef: float,
+    missing_eos_penalty: float,
+    score_clip: float | None,
+) -> Experience:
+    """RLOO's: an answer's return is the sum of its rewards, its value the mean return of the prompt's other answers.
+
+    A prompt's answers stand together. Every token of an answer has the answer's return, value and advantage.
+    """
+    rewards_BR = _rewards(found, rollouts, kl_coef, missing_eos_penalty, score_clip)
+    returns_B = rewards_BR.sum(1)
+    advantages_B = leave_one_out(returns_B, answers_per_prompt)
+    advantages_BR, returns_BR, values_BR = (
+        torch.where(rollouts.mask_BR, answer_B.unsqueeze(1), 0.0)
+        for answer_B in (advantages_B, returns_B, returns_B - advantages_B)
+    )
+    return _experience(found, rewards_BR, values_BR, advantages_BR, returns_BR)
+
+
+def _rewards(
+    found: dict[str, Tensor],
+    rollouts: Rollouts,
+    kl_coef: float,
+    missing_eos_penalty: float,
+    score_clip: float | None,
+) -> Tensor:
+    """rewards_BR: the score (clipped, then penalised) at the last token, the price of KL at every one."""
+    scores_B = found["scores"] if score_clip is None else clip_scores(found["scores"], score_clip)
+    scores_B = penalise_unfinished(scores_B, rollouts.finished_B, missing_eos_penalty)
+    return token_rewards(scores_B, found["logprobs"], found["ref_logprobs"], rollouts.mask_BR, kl_coef)
+
+
+def _experience(
+    found: dict[str, Tensor], rewards_BR: Tensor, values_BR: Tensor, advantages_BR: Tensor, returns_BR: Tensor
+) -> Experience:
     return Experience(
         logprobs_BR=found["logprobs"],
         ref_logprobs_BR=found["ref_logprobs"],
-        values_BR=found["values"],
+        values_BR=values_BR,
         entropy_BR=found["entropy"],
         scores_B=found["scores"],
         rewards_BR=rewards_BR,

@@ -13,15 +13,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import logging as transformers_logging
 
 from gptlife.data.config import UserError
 from gptlife.data.tokens import PAD
-from gptlife.reward.reading import unwrapped
+from gptlife.reward.ensemble import EnsembleConfig
+from gptlife.reward.model import EnsembleScores
+from gptlife.reward.reading import SelectedScores, unwrapped
 from gptlife.stages.training_config import LoRA
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "classifier_dropout")
+MEMBERS = "members"
+"""Where a reward model's further members lie: `members/1`, `members/2`, ...; the first one is the output itself."""
 DEFAULT_ROW = 128
 """Tokens of a row of text where a config leaves it open and the model's context allows."""
 transformers_logging.set_verbosity_error()
@@ -78,18 +82,47 @@ def load_scorer(path: Path, fresh_head: bool = False, **dropouts: float) -> Any:
     return model
 
 
-def _load(kind: Any, path: Path, dropouts: dict[str, float], **fields: Any) -> Any:
-    from transformers import AutoConfig
+def load_reward(path: Path, ensemble: EnsembleConfig | None = None) -> nn.Module:
+    """What the stage `reward_model` wrote: (tokens_BT, select_BT) -> (N,) scores, by `ensemble`'s rule.
 
+    A `SelectedScores` where there is one member, an `EnsembleScores` where there are several.
+
+    Raises:
+        UserError: when a member can't be loaded.
+    """
+    members = [SelectedScores(load_scorer(path))]
+    while (further := member_path(path, len(members))).is_dir():
+        members.append(SelectedScores(load_scorer(further)))
+    return EnsembleScores(members, ensemble or EnsembleConfig()) if len(members) > 1 else members[0]
+
+
+def member_path(path: Path, number: int) -> Path:
+    """Where a member of the reward model at `path` lies, counted from 0: the first one is the output itself."""
+    return path / MEMBERS / str(number) if number else path
+
+
+def load_config(path: Path, **fields: Any) -> Any:
+    """A model's transformers config, with some of its fields replaced.
+
+    Raises:
+        UserError: when there is none that transformers can load.
+    """
     try:
-        config = AutoConfig.from_pretrained(str(path), **fields)
-        for name in DROPOUTS:
-            if getattr(config, name, None) is not None:
-                setattr(config, name, dropouts.get(name, 0.0))
-        config.use_cache = False
-        pad = load_tokenizer(path).pad_token_id
-        # Some families keep PAD's row out of training: that must not be EOS's, nor one that is not there yet.
-        config.pad_token_id = pad if pad < config.get_text_config().vocab_size else None
+        return AutoConfig.from_pretrained(str(path), **fields)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: no model can be loaded ({str(error).splitlines()[0]})") from None
+
+
+def _load(kind: Any, path: Path, dropouts: dict[str, float], **fields: Any) -> Any:
+    config = load_config(path, **fields)
+    for name in DROPOUTS:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, dropouts.get(name, 0.0))
+    config.use_cache = False
+    pad = load_tokenizer(path).pad_token_id
+    # Some families keep PAD's row out of training: that must not be EOS's, nor one that is not there yet.
+    config.pad_token_id = pad if pad < config.get_text_config().vocab_size else None
+    try:
         model = kind.from_pretrained(str(path), config=config, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no model can be loaded ({str(error).splitlines()[0]})") from None

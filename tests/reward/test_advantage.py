@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gptlife.reward.advantage import gae
+from gptlife.reward.advantage import gae, leave_one_out
 
 LENGTHS = [7, 3, 1, 5]
 
@@ -93,3 +93,33 @@ def test_property_against_definition(seed, gamma, lam, lengths):
     mask_BR = torch.arange(6) < torch.tensor(lengths).unsqueeze(1)
     advantages_BR, _ = gae(rewards_BR, values_BR, mask_BR, gamma, lam)
     assert_close(advantages_BR, definition(rewards_BR, values_BR, mask_BR, gamma, lam), rtol=1e-10, atol=1e-10)
+
+
+def test_leave_one_out_by_hand():
+    # Two prompts of three answers. 1 - (4 + 7) / 2, 4 - (1 + 7) / 2, 7 - (1 + 4) / 2; then equal answers: nothing.
+    assert leave_one_out(torch.tensor([1.0, 4.0, 7.0, 5.0, 5.0, 5.0]), 3).tolist() == [-4.5, 0, 4.5, 0, 0, 0]
+    assert leave_one_out(torch.tensor([2.0, 5.0]), 2).tolist() == [-3, 3]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=1, max_size=5), st.sampled_from([2, 4])
+)
+def test_leave_one_out_against_loops(prompts, k):
+    returns = [value for prompt in prompts for value in prompt]
+    expected, with_itself = [], []
+    for i, value in enumerate(returns):
+        group = range(i - i % k, i - i % k + k)
+        expected.append(value - sum(returns[j] for j in group if j != i) / (k - 1))
+        with_itself.append(value - sum(returns[j] for j in group) / k)
+    found = leave_one_out(torch.tensor(returns, dtype=torch.float64), k)
+    assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    if max(map(abs, expected)) > 1e-6:  # twin: a baseline that depends on the answer itself
+        with pytest.raises(AssertionError):
+            assert_close(found, torch.tensor(with_itself, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [0, 1, 4])
+def test_leave_one_out_refuses(k):
+    with pytest.raises(ValueError, match=f"at least 2 and divide the number of returns, found {k} and 6"):
+        leave_one_out(torch.zeros(6), k)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlife.reward.calibration import reliability
+from gptlife.reward.calibration import accuracy_by, reliability, spearman
 
 
 def logit(p):
@@ -90,3 +90,28 @@ def test_against_loop(margins, n_bins):
 def test_refuses(margins, n_bins):
     with pytest.raises(ValueError, match="needs finite margins"):
         reliability(margins, n_bins)
+
+
+def test_accuracy_by_any_key():
+    # Keys in falling order: the last pair has the lowest. Five pairs in two bins: three and two.
+    assert accuracy_by([5, 4, 3, 2, 1], [1.0, -1.0, 2.0, -3.0, 0.0], 2) == pytest.approx([1.5 / 3, 1 / 2])
+    assert accuracy_by([1, 2, 3, 4, 5], [1.0, -1.0, 2.0, -3.0, 0.0], 2) == pytest.approx([2 / 3, 0.5 / 2])
+    assert accuracy_by([1, 1, 1, 1], [1.0, 1.0, -1.0, -1.0], 2) == [1.0, 0.0]  # equal keys: as they come
+    assert accuracy_by([2, 1], [1.0, -1.0]) == [0.0, 1.0, None, None]
+
+
+def test_spearman_by_hand():
+    # Ranks 1 2 3 4 against 2 1 4 3: 1 - 6 (1 + 1 + 1 + 1) / (4 · 15).
+    assert spearman([0.1, 0.2, 5.0, 70.0], [2, 1, 4, 3]) == pytest.approx(1 - 24 / 60)
+    # Ties: ranks 1.5 1.5 3 against 1 2 3; deviations -.5 -.5 1 and -1 0 1: 1.5 / sqrt(1.5 · 2).
+    assert spearman([1, 1, 9], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)
+    assert spearman([3, 2, 1], [10, 20, 30]) == pytest.approx(-1)
+    # Twin: Pearson's correlation of the values is another.
+    assert spearman([0.1, 0.2, 5.0, 70.0], [2, 1, 4, 3]) != pytest.approx(
+        np.corrcoef([0.1, 0.2, 5.0, 70.0], [2, 1, 4, 3])[0, 1], abs=0.01
+    )
+
+
+def test_no_order_no_correlation():
+    assert spearman([1, 1], [1, 2]) is None
+    assert spearman([1], [2]) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from gptlife.data.config import UserError, decode
 from gptlife.data.formats import prompts
-from gptlife.stages import ppo, ppo_step
+from gptlife.stages import online_step, ppo
 from gptlife.stages.models import DROPOUTS, load_causal
-from gptlife.stages.ppo_models import Average, Players
+from gptlife.stages.online_models import Average, Players
+from gptlife.stages.ppo_step import PPO
 from gptlife.stages.training import accelerator_for
 
 FIELDS = {
@@ -77,13 +79,13 @@ def test_the_score_is_that_of_plain_transformers(tiny: Any, run: Any, tmp_path: 
     assert 0.0 < line["eos_rate"] < 1.0
 
 
-def steps_of(tiny: Any, output: Path, **changes: Any) -> tuple[Players, ppo_step.Steps]:
+def steps_of(tiny: Any, output: Path, **changes: Any) -> tuple[Players, online_step.Steps]:
     raw = {"device": "cpu", "track": [], **fields(tiny, **changes)}
     config = decode(ppo.PPOConfig, raw, "ppo")
     accelerator = accelerator_for(config)
     output.mkdir(parents=True, exist_ok=True)
-    players = Players(config, accelerator, output, tiny.sft, tiny.reward_model)
-    return players, ppo_step.Steps(config, accelerator, players, prompts(config.prompts, 0), output)
+    players = Players(PPO(config), accelerator, output, tiny.sft, tiny.reward_model)
+    return players, online_step.Steps(PPO(config), accelerator, players, prompts(config.prompts, 0), output)
 
 
 def taken(tiny: Any, output: Path, **changes: Any) -> tuple[dict[str, Any], Any, Any, dict[str, Any]]:
@@ -97,7 +99,7 @@ def taken(tiny: Any, output: Path, **changes: Any) -> tuple[dict[str, Any], Any,
         return seen["experience"]
 
     def keep(accelerator: Any, model: Any, max_norm: float, place: str) -> float:
-        if model is players.policy:
+        if model is players.policy.reader:
             seen["gradients"] = {
                 name: parameter.grad.clone() for name, parameter in players.policy_model.named_parameters()
             }
@@ -105,8 +107,8 @@ def taken(tiny: Any, output: Path, **changes: Any) -> tuple[dict[str, Any], Any,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "_experience", experience)
-        patch.setattr(ppo_step, "finite_norm", keep)
-        patch.setattr(ppo_step, "step_with", lambda optimizer: None)
+        patch.setattr(online_step, "finite_norm", keep)
+        patch.setattr(online_step, "step_with", lambda optimizer: None)
         metrics, _ = steps.take(0, 0.1)
     return metrics, seen["rollouts"], seen["experience"], seen["gradients"]
 
@@ -264,7 +266,10 @@ def test_a_judge_watches(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> No
         options = fields(tiny, steps=1, batch_size=4, minibatch_size=4, **changes)
         run(ppo.STAGE, options, tmp_path / name, policy=tiny.sft, reward=tiny.reward_model)
     (watched,), (alone,) = log_of(tmp_path / "watched"), log_of(tmp_path / "alone")
-    assert watched.pop("gold") == sum(sample["answer"].count("e") for sample in watched["samples"]) / 4
+    counts = [sample["answer"].count("e") for sample in watched["samples"]]
+    assert watched.pop("gold") == sum(counts) / 4
+    assert watched.pop("gold_se") == pytest.approx(statistics.stdev(counts) / 4**0.5)
+    assert alone["score_se"] == pytest.approx(alone["score_std"] * (4 / 3) ** 0.5 / 4**0.5)  # of the sample, not biased
     assert watched == alone
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from torch.testing import assert_close
 
-from gptlife.stages import comparisons, ppo, pretrain, reward_model, sft
+from gptlife.stages import comparisons, ppo, pretrain, reward_model, rloo, sft
 
 SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -154,36 +154,40 @@ Checkpoints.save = saved
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "lora"])
-def test_ppo_and_its_checkpoints(
-    lora: dict[str, int] | None, tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any, digests: Any,
-    launch: Callable[..., Any],
+@pytest.mark.parametrize(("stage", "lora"), [(ppo.STAGE, None), (ppo.STAGE, {"rank": 4}), (rloo.STAGE, None)],
+                         ids=["ppo", "ppo-lora", "rloo"])  # fmt: skip
+def test_online_stages_and_their_checkpoints(
+    stage: Any, lora: dict[str, int] | None, tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any,
+    digests: Any, launch: Callable[..., Any],
 ) -> None:  # fmt: skip
     fields = {
         "prompts": str(tiny.prompts), "pretraining": str(tiny.text), "ptx_rows_per_episode": 0.5, "ptx_length": 16,
         "steps": 3, "batch_size": 10, "minibatch_size": 5, "max_new_tokens": 8, "learning_rate": 1e-4,
-        "value_learning_rate": 1e-4, "warmup_steps": 0, "ema": 0.9, "lora": lora, "sample_every": 1,
-        "micro_batch_tokens": 100,
+        "warmup_steps": 0, "ema": 0.9, "lora": lora, "sample_every": 1, "micro_batch_tokens": 100, "keep_every": 2,
     }  # fmt: skip
+    own = {"ppo": {"value_learning_rate": 1e-4}, "rloo": {"answers_per_prompt": 5}}[stage.name]
+    fields |= own
     inputs = {"policy": tiny.sft, "reward": tiny.reward_model}
-    run(ppo.STAGE, fields, tmp_path / "one", **inputs)
-    done = launch("ppo", fields, tmp_path / "two", inputs)
+    run(stage, fields, tmp_path / "one", **inputs)
+    done = launch(stage.name, fields, tmp_path / "two", inputs)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     assert [line["samples"][0]["answer"] for line in one] == [line["samples"][0]["answer"] for line in two]
     exact = {"kl": 0.0, "first_ratio": 1.0, "first_approx_kl": 0.0, "first_clipfrac": 0.0}
     assert {name: two[0][name] for name in exact} == exact
-    names = ("score", "kl", "length", "eos_rate", "rlhf_reward", "policy_loss", "value_loss", "approx_kl", "ptx_loss",
-             "policy_grad_norm", "value_grad_norm", "entropy")  # fmt: skip
-    close(one, two, names, 1e-4)
-    for part in ("", "ema", "value"):
+    names = ["score", "kl", "length", "eos_rate", "rlhf_reward", "policy_loss", "approx_kl", "ptx_loss", "score_se",
+             "policy_grad_norm", "entropy"]  # fmt: skip
+    if stage is ppo.STAGE:
+        names += ["value_loss", "value_grad_norm"]
+    close(one, two, tuple(names), 1e-4)
+    for part in ("", "ema", "steps/2", *(["value"] if stage is ppo.STAGE else [])):
         assert_close(weights(tmp_path / "two" / part), weights(tmp_path / "one" / part), rtol=0, atol=1e-5)
 
-    cut = launch("ppo", fields, tmp_path / "parts", inputs, before=CUT)
+    cut = launch(stage.name, fields, tmp_path / "parts", inputs, before=CUT)
     assert cut.returncode != 0
     kept = sorted(path.name for path in (tmp_path / "parts.partial" / "checkpoints").glob("step-*"))
     assert kept == ["step-00000001", "step-00000002"]
-    again = launch("ppo", fields, tmp_path / "parts", inputs)
+    again = launch(stage.name, fields, tmp_path / "parts", inputs)
     assert again.returncode == 0, again.stderr[-3000:]
     assert digests(tmp_path / "parts") == digests(tmp_path / "two")
     assert log_of(tmp_path / "parts") == two

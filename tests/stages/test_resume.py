@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_model
 
-from gptlife.stages import ppo, pretrain, reward_model, sft
+from gptlife.stages import ppo, pretrain, reward_model, rloo, sft
 
 SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 
@@ -52,10 +52,14 @@ def case(name: str, tiny: Any) -> tuple[Any, dict[str, Any], dict[str, Path]]:
         ),
         "ppo": (ppo.STAGE, {**steps, "ema": 0.9, "adaptive_kl": {"target": 0.01, "horizon": 20}}, players),
         "ppo_lora": (ppo.STAGE, {**steps, "ema": 0.9, "lora": {"rank": 4}}, players),
+        "rloo": (rloo.STAGE, {**steps, "ema": 0.9, "adaptive_kl": {"target": 0.01, "horizon": 20}}, players),
+        "rloo_lora": (rloo.STAGE, {**steps, "ema": 0.9, "lora": {"rank": 4}, "inner_epochs": 2}, players),
     }[name]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft", "sft_lora", "reward_model", "ppo", "ppo_lora"])
+@pytest.mark.parametrize(
+    "name", ["pretrain", "sft", "sft_lora", "reward_model", "ppo", "ppo_lora", "rloo", "rloo_lora"]
+)
 def test_resumed_is_uninterrupted(
     name: str,
     tiny: Any,

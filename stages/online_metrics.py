@@ -1,4 +1,4 @@
-"""Metrics of a PPO step: of its episodes, its texts and its updates (names after lm-human-preferences and TRL).
+"""Metrics of an online step: its episodes, texts and updates (names after lm-human-preferences and TRL).
 
 Legend: B episodes, R response tokens.
 """
@@ -16,8 +16,13 @@ from gptlife.reward.objective import explained_variance
 from gptlife.stages.episodes import Experience, Rollouts
 
 
-def episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float) -> dict[str, Any]:
-    """What was sampled and what it is worth: means over episodes (kl in nats an episode) or tokens; JSON-able."""
+def episode_metrics(
+    rollouts: Rollouts, experience: Experience, kl_coef: float, answers_per_prompt: int
+) -> dict[str, Any]:
+    """What was sampled and what it is worth: means over episodes (kl in nats an episode) or tokens; JSON-able.
+
+    `value_mean` and `var_explained` are those of the baseline: the value network's, or the other answers' mean.
+    """
     mask_BR, n_tokens = rollouts.mask_BR, float(rollouts.mask_BR.sum())
     logratio_BR = (experience.logprobs_BR - experience.ref_logprobs_BR) * mask_BR
     k3_BR = kl.k3(experience.logprobs_BR, experience.ref_logprobs_BR) * mask_BR
@@ -26,6 +31,7 @@ def episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float) 
     spread = (rollouts.sampled_logprobs_BR - experience.logprobs_BR).abs() * mask_BR
     return {
         "score": score,
+        "score_se": standard_error(experience.scores_B, answers_per_prompt),
         "score_std": float(experience.scores_B.std(unbiased=False)),
         "kl": episode_kl,
         "kl_k3": float(k3_BR.sum(1).mean()),
@@ -40,6 +46,15 @@ def episode_metrics(rollouts: Rollouts, experience: Experience, kl_coef: float) 
         "return_mean": float((experience.returns_BR * mask_BR).sum()) / n_tokens,
         "sampling_mismatch": float(spread.max()),
     }
+
+
+def standard_error(scores_B: Tensor, answers_per_prompt: int) -> float | None:
+    """Of the mean over episodes, in units of the score; None for a single prompt.
+
+    A prompt's answers are alike, so prompts count and not answers: sd of the prompts' means (divided by n - 1) / √n.
+    """
+    means_P = scores_B.double().view(-1, answers_per_prompt).mean(1)
+    return float(means_P.std() / len(means_P) ** 0.5) if len(means_P) > 1 else None
 
 
 def _finite(value: Tensor) -> float | None:
@@ -57,32 +72,38 @@ def text_metrics(texts: Sequence[str]) -> dict[str, float]:
 
 
 def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the tokens of all minibatches; `first_*` are the first minibatch's, which no update precedes."""
-    n_tokens = sum(update["n_tokens"] for update in updates)
+    """Means over the actions of all minibatches; `first_*` are the first minibatch's, which no update precedes.
 
-    def mean(name: str, of: Sequence[dict[str, float]], tokens: float) -> float:
-        return sum(update[name] for update in of) / tokens
+    Actions (`n_actions` of an update) are tokens for PPO, whole answers for RLOO.
+    """
 
-    found = {
-        "value_loss": mean("value/loss", updates, n_tokens),
-        "value_error": mean("value/error_sum", updates, n_tokens),
-        "value_clipfrac": mean("value/clipfrac_sum", updates, n_tokens),
-        "value_grad_norm": sum(update["value_grad_norm"] for update in updates) / len(updates),
-    }
-    if "policy/loss" in updates[0]:
-        ratio = mean("policy/ratio_sum", updates, n_tokens)
-        first, tokens = updates[:1], updates[0]["n_tokens"]
+    def mean(name: str, of: Sequence[dict[str, float]] = updates) -> float:
+        return sum(update[name] for update in of) / sum(update["n_actions"] for update in of)
+
+    def norm(name: str) -> float:
+        return sum(update[name] for update in updates) / len(updates)
+
+    found: dict[str, float] = {}
+    if "value/loss" in updates[0]:
         found |= {
-            "policy_loss": mean("policy/loss", updates, n_tokens),
-            "approx_kl": mean("policy/approx_kl_sum", updates, n_tokens),
-            "clipfrac": mean("policy/clipfrac_sum", updates, n_tokens),
+            "value_loss": mean("value/loss"),
+            "value_error": mean("value/error_sum"),
+            "value_clipfrac": mean("value/clipfrac_sum"),
+            "value_grad_norm": norm("value_grad_norm"),
+        }
+    if "policy/loss" in updates[0]:
+        ratio, first = mean("policy/ratio_sum"), updates[:1]
+        found |= {
+            "policy_loss": mean("policy/loss"),
+            "approx_kl": mean("policy/approx_kl_sum"),
+            "clipfrac": mean("policy/clipfrac_sum"),
             "ratio_mean": ratio,
-            "ratio_var": max(0.0, mean("policy/ratio_sq_sum", updates, n_tokens) - ratio**2),
-            "policy_grad_norm": sum(update["policy_grad_norm"] for update in updates) / len(updates),
-            "first_ratio": mean("policy/ratio_sum", first, tokens),
-            "first_approx_kl": mean("policy/approx_kl_sum", first, tokens),
-            "first_clipfrac": mean("policy/clipfrac_sum", first, tokens),
+            "ratio_var": max(0.0, mean("policy/ratio_sq_sum") - ratio**2),
+            "policy_grad_norm": norm("policy_grad_norm"),
+            "first_ratio": mean("policy/ratio_sum", first),
+            "first_approx_kl": mean("policy/approx_kl_sum", first),
+            "first_clipfrac": mean("policy/clipfrac_sum", first),
         }
     if "ptx_loss" in updates[0]:
-        found["ptx_loss"] = sum(update["ptx_loss"] for update in updates) / len(updates)
+        found["ptx_loss"] = norm("ptx_loss")
     return found

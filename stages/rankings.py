@@ -1,0 +1,119 @@
+"""Rankings as a reward model reads them: loaded, encoded, and as a batch in which a prompt has K rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlife.data.config import UserError
+from gptlife.data.sources import Data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gptlife.stages.reward_model import RewardModelConfig
+
+Row = dict[str, Any]
+
+
+class Rankings:
+    """Rankings as examples: one example is a prompt with its K encoded answers."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        # K rows as wide as the longest: what one example costs in a forward pass.
+        self.lengths = [len(row["tokens"]) * max(len(tokens) for tokens in row["tokens"]) for row in rows]
+        self.weights = [1.0] * len(rows)
+
+    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """All answers of the prompts as rows: tokens_NT, select_NT (last tokens), ranks_N, group_N."""
+        import torch
+
+        from gptlife.reward.model import last_positions
+        from gptlife.reward.reading import pad_right
+
+        cpu = torch.device("cpu")
+        tokens = [ids for index in indices for ids in self.rows[index]["tokens"]]
+        return {
+            "tokens": pad_right(tokens, 0, cpu),
+            "select": last_positions(tokens, cpu),
+            "ranks": torch.tensor([rank for index in indices for rank in self.rows[index]["ranks"]]),
+            "group": torch.tensor([index for index in indices for _ in self.rows[index]["ranks"]]),
+        }
+
+
+def load(config: RewardModelConfig, comparisons: Sequence[Path]) -> dict[str, list[Row]]:
+    """Rankings to train on (`data`), those held out (`validation`), and `test` where the config has it.
+
+    Several outputs of `comparisons` (the rounds so far) are taken together.
+
+    Raises:
+        UserError: when there are none, or fewer than `config.rankings`.
+    """
+    from gptlife.data.formats import rankings
+    from gptlife.stages.sft import split
+
+    if config.data is None and not comparisons:
+        raise UserError("reward_model.data: no rankings; give `data`, or the input `comparisons`")
+    if config.data is None:
+        found, held_out = (
+            [row for folder in comparisons for row in _read(folder / f"{name}.jsonl")]
+            for name in ("train", "validation")
+        )
+    elif isinstance(config.validation, float):
+        found, held_out = split(rankings(config.data, config.seed), config.validation, "reward_model.validation")
+    else:
+        found, held_out = rankings(config.data, config.seed), rankings(config.validation, config.seed)
+    if config.rankings is not None and config.rankings > len(found):
+        raise UserError(f"reward_model.rankings: {config.rankings} wanted, but there are {len(found)}; lower it")
+    parts = {"data": found[: config.rankings], "validation": held_out}
+    return parts if config.test is None else {**parts, "test": rankings(config.test, config.seed)}
+
+
+def _read(path: Path) -> list[Row]:
+    """The rankings that the stage `comparisons` wrote."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: no rankings can be read ({error}); run the stage `comparisons` again") from None
+
+
+def encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str) -> list[Row]:
+    """Rankings with `tokens`: each answer after its prompt, end-of-text at the end where the answer has one."""
+    from gptlife.data.tokens import encode_answer, encode_prompt
+
+    encoded = []
+    for row in rows:
+        prompt = encode_prompt(tokenizer, row["messages"])
+        ended = row.get("finished") or [True] * len(row["answers"])
+        answers = [
+            prompt + encode_answer(tokenizer, text, done) for text, done in zip(row["answers"], ended, strict=True)
+        ]
+        kept = [index for index, tokens in enumerate(answers) if len(tokens) <= limit]
+        if len({row["ranks"][index] for index in kept}) > 1:
+            columns: Row = {"answers": row["answers"], "ranks": row["ranks"], "tokens": answers}
+            if "second_ranks" in row:
+                columns["second_ranks"] = row["second_ranks"]
+            encoded.append({**row, **{name: [column[index] for index in kept] for name, column in columns.items()}})
+    if not encoded:
+        raise UserError(f"reward_model.{place}: no ranking has two untied answers of at most {limit} tokens")
+    return encoded
+
+
+def demonstrations(data: Data | None, tokenizer: Any, limit: int) -> list[list[int]]:
+    """The demonstrations of at most `limit` tokens, encoded; none where `data` is None."""
+    from gptlife.data.formats import conversations
+    from gptlife.data.tokens import encode_conversation
+
+    if data is None:
+        return []
+    encoded = [encode_conversation(tokenizer, row["messages"])[0] for row in conversations(data)]
+    shown = [tokens for tokens in encoded if len(tokens) <= limit]
+    if not shown:
+        raise UserError(
+            f"reward_model.demonstrations: none of {len(encoded)} has at most {limit} tokens; "
+            "give shorter ones, or raise max_length"
+        )
+    return shown
