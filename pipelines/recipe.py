@@ -7,6 +7,7 @@
     pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: taken from there
     sft: {data: "${data}/chat.jsonl", launcher: torchrun --nproc_per_node 2}
     ppo_plain: {like: ppo, pretraining: null}              # a branch of its own: see chain.py
+    extends: quickstart                      # another recipe, over which these tables are laid, field by field
 
 `load` decodes every table strictly, so that a misspelt field fails before anything has run.
 """
@@ -21,14 +22,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlife.data.config import UserError, apply_overrides, decode, parse_yaml, read_yaml, suggest
-from gptlife.pipelines.chain import LIKE, chain
+from gptlife.data.config import UserError, apply_overrides, decode, parse_yaml, put, read_yaml, suggest
+from gptlife.pipelines.chain import INPUTS, LIKE, chain
 from gptlife.stages.stage import StageConfig
 
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step
 
 _TOP = ("seed", "vars", "launcher")
+_EXTENDS = "extends"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _MOVING = ("main", "master", "HEAD")
 
@@ -104,7 +106,27 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
     return Recipe(name, where, source, tuple(overrides), tables)
 
 
-def _read(source: str) -> tuple[str, str, dict[str, Any]]:
+def _read(source: str, via: tuple[str, ...] = ()) -> tuple[str, str, dict[str, Any]]:
+    """(name, place in errors, tables) of a recipe, laid over the one that it extends."""
+    name, where, raw = _read_one(source)
+    base = raw.pop(_EXTENDS, None)
+    if base is None:
+        return name, where, raw
+    if not isinstance(base, str) or base in (*via, source):
+        raise UserError(f"{where}: {_EXTENDS}: expected another recipe's name or path, found {base!r}")
+    _, _, below = _read(base, (*via, source))
+    for key, table in raw.items():
+        if not (isinstance(table, dict) and isinstance(below.get(key), dict)) or {"adopt", LIKE} & {*table}:
+            below[key] = table
+            continue
+        for field, value in table.items():
+            if field == INPUTS and isinstance(value, dict):
+                value = {**(below[key].get(field) or {}), **value}
+            put(below[key], str(field), value, f"{where}: {key}")
+    return name, where, below
+
+
+def _read_one(source: str) -> tuple[str, str, dict[str, Any]]:
     if source.endswith((".yaml", ".yml")) or "/" in source:
         return Path(source).stem, source, read_yaml(Path(source))
     names = _shipped_names()

@@ -131,3 +131,33 @@ def test_the_stage_file_of_a_branch_names_its_stage(planned, folder):
     written = yaml.safe_load(Path(words[-1]).read_text(encoding="utf-8"))
     assert written["stage"] == "comparisons"
     assert written["inputs"]["policy"].endswith(planned(BRANCHES)["sft_slow"].address)
+
+
+def test_a_recipe_that_extends_another_is_laid_over_it(chain, folder):
+    (folder / "over.yaml").write_text(
+        "extends: toy.yaml\nseed: 7\npretrain: {learning_rate: 0.5}\ncomparisons: null\nreward_model: null\n"
+        "sft_2: {like: sft, inputs: {base: pretrain}}\n",
+        encoding="utf-8",
+    )
+    tables = {table.step.name: table for table in recipe.load("over.yaml", [], chain).tables}
+    assert list(tables) == ["tokenizer", "pretrain", "sft", "sft_2"]
+    assert (tables["pretrain"].config.learning_rate, tables["sft"].config.learning_rate) == (0.5, 0.1)
+    assert {table.config.seed for table in tables.values()} == {7}
+    assert tables["tokenizer"].config.data == "corpus.txt"  # its variable comes with it
+
+
+def test_extending_adds_inputs_and_keeps_the_others(chain, folder):
+    (folder / "one.yaml").write_text(
+        "extends: toy.yaml\nr: {like: reward_model, inputs: {base: sft}}\n", encoding="utf-8"
+    )
+    (folder / "two.yaml").write_text("extends: one.yaml\nr: {inputs: {comparisons: null}}\n", encoding="utf-8")
+    tables = {table.step.name: table for table in recipe.load("two.yaml", [], chain).tables}
+    assert tables["r"].step.inputs == {"base": "sft"}
+
+
+@pytest.mark.parametrize("value", ["me.yaml", "3", "other.yaml"])
+def test_extending_in_a_circle_is_refused(chain, folder, value):
+    (folder / "me.yaml").write_text(f"extends: {value}\n", encoding="utf-8")
+    (folder / "other.yaml").write_text("extends: me.yaml\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r": extends: expected another recipe's name or path, found "):
+        recipe.load("me.yaml", [], chain)
