@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
 from gptlife.data.config import UserError, read_yaml
+from gptlife.pipelines import cli_talk
+from gptlife.pipelines.cli_options import HERE, Overrides, RecipeName, StoreDir, Target, console, plain
 
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step
@@ -31,20 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at data before it is used.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-RecipeName = Annotated[str, typer.Argument(help="A shipped recipe's name (see `gptlife recipes`) or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="step.field=value, seed=3, vars.name=value, step=null (leave it out)."),
-]
-StoreDir = Annotated[Path, typer.Option("--store", help="Directory of all outputs.")]
-Target = Annotated[str, typer.Argument(help="An address, a directory, or a recipe that was run (recipe:step).")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
-Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
-HERE = Path("store")
 
 
 def main() -> None:
@@ -74,11 +61,6 @@ def _plan(source: str, overrides: list[str] | None, store_dir: Path) -> tuple[Re
     return loaded, planner.plan(loaded, store), store
 
 
-def _console() -> Console:
-    # Piped output is for programs: wide enough that no address is cut.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
 @app.command()
 def plan(recipe: RecipeName, overrides: Overrides = None, store: StoreDir = HERE) -> None:
     """Show what a recipe would do: the address of every step, and whether it is there. Runs nothing."""
@@ -87,7 +69,7 @@ def plan(recipe: RecipeName, overrides: Overrides = None, store: StoreDir = HERE
     for step in planned:
         launcher = f"adopted: {step.adopted}" if step.adopted else " ".join(step.launcher)
         table.add_row(step.name, step.address, step.state, launcher)
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -129,7 +111,7 @@ def sweep(
 
     opened = Store(store)
     planned = grid.plan(recipe, arguments, opened, _lifecycle(), until)
-    code = grid.run(planned, opened, _console(), metrics=metric or [], output=output, jobs=jobs)
+    code = grid.run(planned, opened, console(), metrics=metric or [], output=output, jobs=jobs)
     raise typer.Exit(code)
 
 
@@ -160,7 +142,7 @@ def recipes() -> None:
     table = Table("recipe", "what it is", box=None, pad_edge=False)
     for name, line in shipped().items():
         table.add_row(name, line)
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -174,26 +156,26 @@ def show(target: Target, store: StoreDir = HERE) -> None:
     if not artifact.is_complete(path):
         raise UserError(f"{path}: no finished output of gptlife (it has no {artifact.MANIFEST}); try another directory")
     manifest = artifact.read_json(path / artifact.MANIFEST)
-    console = _console()
-    console.print(f"[bold]{manifest['address']}[/bold]  {path}", soft_wrap=True)
-    console.print(_pairs({k: v for k, v in manifest.items() if k not in ("identity", "files", "inputs", "address")}))
-    console.print("\nmade from", style="bold")
-    console.print(_lineage(path, manifest, opened))
+    out = console()
+    out.print(f"[bold]{manifest['address']}[/bold]  {path}", soft_wrap=True)
+    out.print(_pairs({k: v for k, v in manifest.items() if k not in ("identity", "files", "inputs", "address")}))
+    out.print("\nmade from", style="bold")
+    out.print(_lineage(path, manifest, opened))
     for title, name, read in (
         ("config", artifact.STAGE_FILE, read_yaml),
         ("metrics", artifact.METRICS, artifact.read_json),
     ):
         if (path / name).is_file():
-            console.print(f"\n{title}", style="bold")
+            out.print(f"\n{title}", style="bold")
             noted = ("identity", "inputs", "input_addresses", "output", "stage", "version")
-            console.print(_pairs({k: v for k, v in read(path / name).items() if title != "config" or k not in noted}))
+            out.print(_pairs({k: v for k, v in read(path / name).items() if title != "config" or k not in noted}))
 
 
 def _pairs(values: dict[str, Any]) -> Table:
     """A table of names and values."""
     table = Table.grid(padding=(0, 2))
     for name, value in _flat(values):
-        table.add_row(_plain(f"  {name}"), _plain(value))
+        table.add_row(plain(f"  {name}"), plain(value))
     return table
 
 
@@ -228,119 +210,7 @@ def _lineage(path: Path, manifest: dict[str, Any], store: Store) -> Tree:
     return tree
 
 
-@app.command()
-def chat(
-    target: Target,
-    store: StoreDir = HERE,
-    temperature: Temperature = 0.7,
-    max_tokens: MaxTokens = 200,
-    seed: Seed = 0,
-) -> None:
-    """Talk to a finished model; /reset begins a new conversation, /quit ends it."""
-    from gptlife.pipelines import chat as talking
-    from gptlife.pipelines.store import Store
-
-    path = Store(store).find(target, talking.is_language_model)
-    speaker = talking.load(path)
-    print(f"{path.name} (/reset, /quit)", file=sys.stderr)
-    talking.talk(speaker, _typed(), print, talking.Sampling(temperature, max_tokens, seed))
-
-
-def _typed() -> Iterator[str]:
-    if not sys.stdin.isatty():
-        yield from sys.stdin
-        return
-    while True:
-        try:
-            yield input("> ")
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-
-
-@app.command()
-def compare(
-    a: Target,
-    b: Target,
-    prompts: Annotated[
-        Path | None, typer.Option(help="A file of prompts: .txt (one a line) or any known format.")
-    ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="One prompt (repeatable).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many prompts of the file.")] = 10,
-    store: StoreDir = HERE,
-    temperature: Temperature = 0.0,
-    max_tokens: MaxTokens = 200,
-    seed: Seed = 0,
-) -> None:
-    """Two models' answers to the same prompts, side by side."""
-    from gptlife.pipelines import chat as talking
-    from gptlife.pipelines.store import Store
-
-    asked = [[{"role": "user", "content": text}] for text in prompt or []]
-    if prompts is not None:
-        asked += talking.read_prompts(prompts, limit)
-    if not asked:
-        raise UserError("compare: no prompts; give --prompt TEXT or --prompts FILE")
-    opened = Store(store)
-    paths = [opened.find(target, talking.is_language_model) for target in (a, b)]
-    table = Table("prompt", *(path.name for path in paths), show_lines=True)
-    sampling = talking.Sampling(temperature, max_tokens, seed)
-    for text, answers in talking.compare([talking.load(path) for path in paths], asked, sampling):
-        table.add_row(*(_plain(cell) for cell in (text, *answers)))
-    _console().print(table)
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # an answer may hold [brackets], which rich would read as markup
-
-
-@app.command()
-def label(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="An output of comparisons (address, directory, recipe:step), or a file of prompts and answers."
-        ),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The rankings (.jsonl), as reward_model reads them.")],
-    labeler: Annotated[str, typer.Option(help="Who ranks; several may share the file.")] = "labeler",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts, from the first.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which a prompt's answers are shown.")] = 0,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes any that is free.")] = 8765,
-    host: Annotated[
-        str, typer.Option(help="Address to serve on; this machine's own lets a phone in (unencrypted).")
-    ] = "127.0.0.1",
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the page's address.")] = False,
-    store: StoreDir = HERE,
-) -> None:
-    """Rank answers yourself, on a local page; writes the file that reward_model reads. Run it again to go on."""
-    from gptlife.pipelines import label as labeling
-    from gptlife.pipelines.label_server import LabelServer, serve
-    from gptlife.pipelines.store import Store
-
-    session, problems = labeling.start(source, output, labeler, Store(store), limit=limit, seed=seed)
-    if problems:
-        print(f"{len(problems)} rows left out, the first: {problems[0]}", file=sys.stderr)
-    serve(LabelServer(session, host, port), browser=not no_browser)
-
-
-@data_app.command("check")
-def data_check(
-    file: Annotated[str, typer.Argument(help="A data file (or a quoted glob).")],
-    tokenizer: Annotated[str | None, typer.Option(help="Directory of a tokenizer: lengths in its tokens.")] = None,
-) -> None:
-    """Format, row count, lengths, duplicates and every problem of a data file, with line numbers.
-
-    Exits with 1 where a row can't be used.
-    """
-    from gptlife.data.check import check, render
-
-    found = check(file, tokenizer)
-    print(render(found))
-    raise typer.Exit(1 if found.problems else 0)
-
+app.add_typer(cli_talk.app)
 
 if __name__ == "__main__":
     main()

@@ -143,7 +143,7 @@ def test_a_recipe_that_extends_another_is_laid_over_it(chain, folder):
     assert list(tables) == ["tokenizer", "pretrain", "sft", "sft_2"]
     assert (tables["pretrain"].config.learning_rate, tables["sft"].config.learning_rate) == (0.5, 0.1)
     assert {table.config.seed for table in tables.values()} == {7}
-    assert tables["tokenizer"].config.data == "corpus.txt"  # its variable comes with it
+    assert tables["tokenizer"].config.data[0].path == "corpus.txt"  # its variable comes with it
 
 
 def test_extending_adds_inputs_and_keeps_the_others(chain, folder):
