@@ -1,5 +1,6 @@
 # make quickstart   set up, run a whole life on the built-in world, end with its report
 # make test         set up, run the tests (under ten minutes on two cores)
+# make conformance  the suite of RLHF details, then break each of them and see that it is caught
 # make check        everything that CI runs
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= store
 
-.PHONY: setup quickstart smoke test test-all check lint types bench clean
+.PHONY: setup quickstart smoke test test-all conformance check lint types bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +29,11 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+# Every detail of RLHF has its test, and every test turns red when its detail is broken on purpose.
+conformance: setup
+	$(BIN)/python -m pytest tests/conformance
+	$(BIN)/python tests/conformance/mutants.py
 
 lint: setup
 	$(BIN)/ruff check .
