@@ -9,18 +9,10 @@ pretraining, SFT, answers, rankings, reward model and PPO all start from it; the
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-from gptlife.pipelines.lifecycle import LIFECYCLE
-from gptlife.pipelines.planner import plan
-from gptlife.pipelines.recipe import load
-from gptlife.pipelines.store import Store
-from gptlife.stages.journal import read_log
+from lives import Lives, lives, table
 
 MODELS = ("base", "base_prompted", "sft", "ppo")
 PAIRS = (
@@ -31,7 +23,6 @@ PAIRS = (
     ("ppo", "sft"),
 )
 NAMES = {"base": "base", "base_prompted": "base, few-shot", "sft": "SFT", "ppo": "PPO-ptx"}
-Life = dict[str, dict[str, Any]]
 
 
 def main() -> None:
@@ -41,68 +32,36 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("docs/results/quickstart.md"))
     arguments = parser.parse_args()
-    lives = {seed: live(arguments.store, seed) for seed in arguments.seeds}
-    arguments.output.write_text(page(lives), encoding="utf-8")
+    found = lives("quickstart", arguments.store, arguments.seeds)
+    arguments.output.write_text(page(found), encoding="utf-8")
     print(arguments.output)
 
 
-def live(store: Path, seed: int) -> Life:
-    """Metrics, manifest and log of every stage of one seed's life, run first where the store doesn't hold it."""
-    recipe = load("quickstart", [f"seed={seed}"], LIFECYCLE)
-    steps = plan(recipe, Store(store))
-    if any(step.state != "done" for step in steps):
-        command = [
-            sys.executable,
-            "-m",
-            "gptlife.pipelines.cli",
-            "run",
-            "quickstart",
-            f"seed={seed}",
-            "--store",
-            str(store),
-        ]
-        subprocess.run(command, check=True)
-    return {
-        step.name: {
-            "metrics": json.loads((step.path / "metrics.json").read_text()),
-            "manifest": json.loads((step.path / "manifest.json").read_text()),
-            "log": read_log(step.path),
-        }
-        for step in steps
-    }
-
-
-def page(lives: dict[int, Life]) -> str:
+def page(found: Lives) -> str:
     """The whole page."""
-    seeds = list(lives)
+    seeds = list(found)
     parts = [
         "# Quickstart, several seeds",
         f"Made by `python benchmarks/quickstart.py --seeds {' '.join(map(str, seeds))}` on "
         f"{platform.platform()}. Intervals are 95 % bootstrap intervals over prompts.",
         "## Preference under the gold judge",
-        table(["", *(f"seed {seed}" for seed in seeds)], [preference(lives, a, b) for a, b in PAIRS]),
+        table(["", *(f"seed {seed}" for seed in seeds)], [preference(found, a, b) for a, b in PAIRS]),
         "The same, length-controlled:",
-        table(["", *(f"seed {seed}" for seed in seeds)], [preference(lives, a, b, True) for a, b in PAIRS]),
+        table(["", *(f"seed {seed}" for seed in seeds)], [preference(found, a, b, True) for a, b in PAIRS]),
         "## Mean gold score",
-        table(["", *(f"seed {seed}" for seed in seeds)], [gold(lives, name) for name in MODELS]),
+        table(["", *(f"seed {seed}" for seed in seeds)], [gold(found, name) for name in MODELS]),
         "## Verdicts, PPO-ptx after SFT",
-        table(["", *(f"seed {seed}" for seed in seeds)], verdicts(lives)),
+        table(["", *(f"seed {seed}" for seed in seeds)], verdicts(found)),
         "## Reward model",
-        table(["", *(f"seed {seed}" for seed in seeds)], reward_model(lives)),
+        table(["", *(f"seed {seed}" for seed in seeds)], reward_model(found)),
         "## PPO",
-        table(["", *(f"seed {seed}" for seed in seeds)], ppo(lives)),
+        table(["", *(f"seed {seed}" for seed in seeds)], ppo(found)),
         "## Alignment tax",
-        table(["", *(f"seed {seed}" for seed in seeds)], tax(lives)),
+        table(["", *(f"seed {seed}" for seed in seeds)], tax(found)),
         "## Seconds",
-        table(["", *(f"seed {seed}" for seed in seeds)], seconds(lives)),
+        table(["", *(f"seed {seed}" for seed in seeds)], seconds(found)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def percent(value: float) -> str:
@@ -110,36 +69,36 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def preference(lives: dict[int, Life], a: str, b: str, controlled: bool = False) -> list[str]:
+def preference(found: Lives, a: str, b: str, controlled: bool = False) -> list[str]:
     """One row: how often A is preferred to B."""
     cells = [f"{NAMES[a]} over {NAMES[b]}"]
-    for life in lives.values():
-        rates = life["evaluation"]["metrics"]["win_rates"]
-        found = next(row for row in rates if (row["a"], row["b"]) == (a, b))
-        found = found["length_controlled"] if controlled else found
-        cells.append(f"{percent(found['rate'])} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]")
+    for life in found.values():
+        rates = life["evaluation"].metrics["win_rates"]
+        row = next(row for row in rates if (row["a"], row["b"]) == (a, b))
+        shown = row["length_controlled"] if controlled else row
+        cells.append(f"{percent(shown['rate'])} [{100 * shown['low']:.1f}, {100 * shown['high']:.1f}]")
     return cells
 
 
-def gold(lives: dict[int, Life], name: str) -> list[str]:
+def gold(found: Lives, name: str) -> list[str]:
     """One row: mean gold score with its interval."""
-    scores = [life["evaluation"]["metrics"]["models"][name]["score"] for life in lives.values()]
+    scores = [life["evaluation"].metrics["models"][name]["score"] for life in found.values()]
     return [NAMES[name], *(f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in scores)]
 
 
-def verdicts(lives: dict[int, Life]) -> list[list[str]]:
+def verdicts(found: Lives) -> list[list[str]]:
     """A row a verdict: SFT → PPO-ptx."""
     rows = []
     for verdict in ("follows", "true", "rude", "concise"):
         cells = [verdict]
-        for life in lives.values():
-            models = life["evaluation"]["metrics"]["models"]
+        for life in found.values():
+            models = life["evaluation"].metrics["models"]
             cells.append(" → ".join(f"{models[name]['verdicts'][verdict]['mean']:.3f}" for name in ("sft", "ppo")))
         rows.append(cells)
     return rows
 
 
-def reward_model(lives: dict[int, Life]) -> list[list[str]]:
+def reward_model(found: Lives) -> list[list[str]]:
     """Held-out accuracy beside what labelers and perfect knowledge reach."""
     wanted = (
         ("accuracy, training labelers", "reward_model", "validation_accuracy_training"),
@@ -150,16 +109,14 @@ def reward_model(lives: dict[int, Life]) -> list[list[str]]:
         ("agreement of two of them", "comparisons", "agreement_heldout"),
         ("always the longer answer", "reward_model", "longer_baseline"),
     )
-    return [
-        [label, *(percent(life[stage]["metrics"][name]) for life in lives.values())] for label, stage, name in wanted
-    ]
+    return [[label, *(percent(life[stage].metrics[name]) for life in found.values())] for label, stage, name in wanted]
 
 
-def ppo(lives: dict[int, Life]) -> list[list[str]]:
+def ppo(found: Lives) -> list[list[str]]:
     """The first step's exact values, and where the run went."""
     rows = []
     for label, name in (("KL", "kl"), ("ratio", "first_ratio"), ("clip fraction", "first_clipfrac")):
-        rows.append([f"{label} at the start", *(repr(life["ppo"]["log"][0][name]) for life in lives.values())])
+        rows.append([f"{label} at the start", *(repr(life["ppo"].log[0][name]) for life in found.values())])
     for label, name in (
         ("reward model's score", "score"),
         ("gold score of the sampled answers", "gold"),
@@ -169,36 +126,36 @@ def ppo(lives: dict[int, Life]) -> list[list[str]]:
         ("pretraining loss, nats a token", "ptx_loss"),
     ):
         cells = [f"{label}, first → last five steps"]
-        for life in lives.values():
-            log = life["ppo"]["log"]
+        for life in found.values():
+            log = life["ppo"].log
             ends = (log[:5], log[-5:])
             cells.append(" → ".join(f"{sum(row[name] for row in end) / len(end):.3f}" for end in ends))
         rows.append(cells)
     return rows
 
 
-def tax(lives: dict[int, Life]) -> list[list[str]]:
+def tax(found: Lives) -> list[list[str]]:
     """Validation loss and few-shot accuracy: base → SFT → PPO-ptx."""
     names = ("base", "sft", "ppo")
     rows = [["validation loss, base → SFT → PPO-ptx"]]
-    for life in lives.values():
-        found = life["evaluation"]["metrics"]["tax"]
-        rows[0].append(" → ".join(f"{found[name]['validation_loss']:.3f}" for name in names))
-    first = next(iter(lives.values()))["evaluation"]["metrics"]["tax"]["base"]["few_shot"]
+    for life in found.values():
+        taxed = life["evaluation"].metrics["tax"]
+        rows[0].append(" → ".join(f"{taxed[name]['validation_loss']:.3f}" for name in names))
+    first = next(iter(found.values()))["evaluation"].metrics["tax"]["base"]["few_shot"]
     for task in first:
         cells = [f"few-shot: {task}"]
-        for life in lives.values():
-            found = life["evaluation"]["metrics"]["tax"]
-            cells.append(" → ".join(f"{found[name]['few_shot'][task]:.2f}" for name in names))
+        for life in found.values():
+            taxed = life["evaluation"].metrics["tax"]
+            cells.append(" → ".join(f"{taxed[name]['few_shot'][task]:.2f}" for name in names))
         rows.append(cells)
     return rows
 
 
-def seconds(lives: dict[int, Life]) -> list[list[str]]:
+def seconds(found: Lives) -> list[list[str]]:
     """Wall seconds inside each stage (starting Python and importing torch not counted)."""
-    stages = list(next(iter(lives.values())))
-    rows = [[stage, *(f"{life[stage]['manifest']['seconds']:.0f}" for life in lives.values())] for stage in stages]
-    totals = [sum(life[stage]["manifest"]["seconds"] for stage in stages) for life in lives.values()]
+    stages = list(next(iter(found.values())))
+    rows = [[stage, *(f"{life[stage].manifest['seconds']:.0f}" for life in found.values())] for stage in stages]
+    totals = [sum(life[stage].manifest["seconds"] for stage in stages) for life in found.values()]
     return [*rows, ["all", *(f"{total:.0f}" for total in totals)]]
 
 

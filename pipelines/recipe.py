@@ -116,6 +116,9 @@ def _read(source: str, via: tuple[str, ...] = ()) -> tuple[str, str, dict[str, A
         raise UserError(f"{where}: {_EXTENDS}: expected another recipe's name or path, found {base!r}")
     _, _, below = _read(base, (*via, source))
     for key, table in raw.items():
+        if table is None and key in below:
+            del below[key]  # a step of the other's own need not be known by name to be left out
+            continue
         if not (isinstance(table, dict) and isinstance(below.get(key), dict)) or {"adopt", LIKE} & {*table}:
             below[key] = table
             continue

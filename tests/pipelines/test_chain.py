@@ -151,6 +151,8 @@ def test_extending_adds_inputs_and_keeps_the_others(chain, folder):
         "extends: toy.yaml\nr: {like: reward_model, inputs: {base: sft}}\n", encoding="utf-8"
     )
     (folder / "two.yaml").write_text("extends: one.yaml\nr: {inputs: {comparisons: null}}\n", encoding="utf-8")
+    (folder / "three.yaml").write_text("extends: one.yaml\nr: null\n", encoding="utf-8")
+    assert "r" not in {table.step.name for table in recipe.load("three.yaml", [], chain).tables}
     tables = {table.step.name: table for table in recipe.load("two.yaml", [], chain).tables}
     assert tables["r"].step.inputs == {"base": "sft"}
 
