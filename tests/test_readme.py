@@ -96,6 +96,14 @@ def test_every_command(words: list[str], workspace: Path) -> None:
         result = invoke(planned_instead(arguments))
         assert result.exit_code == 0, result.exception
         assert "to do" in result.output
+    elif program == "gptlife" and arguments[0] == "sweep":
+        from gptlife.pipelines import sweep
+        from gptlife.pipelines.lifecycle import LIFECYCLE
+        from gptlife.pipelines.store import Store
+
+        single = [word for word in arguments[2:] if "=" in word]
+        until = arguments[arguments.index("--until") + 1] if "--until" in arguments else None
+        assert sweep.plan(arguments[1], single, Store(Path("store")), LIFECYCLE, until).combinations
     elif program == "gptlife" and arguments[0] in ("plan", "recipes", "data"):
         result = invoke(arguments)
         assert result.exit_code == 0, result.exception
