@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gptlife.stages import comparisons, evaluation, ppo, pretrain, reward_model, sft, tokenizer
+from gptlife.stages import best_of_n, comparisons, dpo, evaluation, ppo, pretrain, reward_model, rloo, sft, tokenizer
 from gptlife.stages.stage import Stage
 
 
@@ -31,5 +31,18 @@ LIFECYCLE = (
     step(comparisons.STAGE, policy="sft"),
     step(reward_model.STAGE, base="sft", comparisons="comparisons"),
     step(ppo.STAGE, policy="sft", reward="reward_model"),
-    step(evaluation.STAGE, base="pretrain", sft="sft", ppo="ppo", reward="reward_model"),
+    # PPO's rivals on the same reward model or the same rankings
+    step(best_of_n.STAGE, policy="sft", reward="reward_model"),
+    step(rloo.STAGE, policy="sft", reward="reward_model"),
+    step(dpo.STAGE, policy="sft", comparisons="comparisons"),
+    step(
+        evaluation.STAGE,
+        base="pretrain",
+        sft="sft",
+        ppo="ppo",
+        rloo="rloo",
+        dpo="dpo",
+        best_of_n="best_of_n",
+        reward="reward_model",
+    ),
 )

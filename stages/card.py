@@ -64,7 +64,7 @@ _ROWS = """\
 import json
 from pathlib import Path
 
-rows = [json.loads(line) for line in Path("{file}").read_text(encoding="utf-8").splitlines()]
+rows = [json.loads(line) for line in Path("{file}").read_text(encoding="utf-8").split("\\n") if line]
 print(rows[0])
 """
 
@@ -79,6 +79,10 @@ class _Kind(NamedTuple):
     front: dict[str, Any]
 
 
+_ALIGNED = (
+    "It is as good as its reward: what the reward model or function can't see was not learnt, and what fools it may "
+    "have been. Compare the evaluation's judge, not the score below."
+)
 _GENERATES = {"library_name": "transformers", "pipeline_tag": "text-generation"}
 _KINDS = {
     "tokenizer": _Kind(
@@ -125,9 +129,30 @@ _KINDS = {
         "A policy trained by {algorithm} against a reward. `ema/` holds its averaged weights and `value/` the value "
         "network; both load in the same way.",
         _CHAT,
-        "It is as good as its reward: what the reward model or function can't see was not learnt, and what fools it "
-        "may have been. Compare the evaluation's judge, not the score below.",
+        _ALIGNED,
         _GENERATES,
+    ),
+    "rloo": _Kind(
+        "a chat model aligned by reinforcement learning",
+        "A policy trained by {algorithm} against a reward, without a value network. `ema/` holds its averaged weights.",
+        _CHAT,
+        _ALIGNED,
+        _GENERATES,
+    ),
+    "dpo": _Kind(
+        "a chat model aligned by direct preference optimisation",
+        "A policy trained on the pairs of ranked answers; no reward model stands between.",
+        _CHAT,
+        "It learnt from rankings of another policy's answers, and a high accuracy on their pairs can go with bad "
+        "answers of its own. Compare the evaluation's judge.",
+        _GENERATES,
+    ),
+    "best_of_n": _Kind(
+        "answers, the best of n",
+        "N sampled answers a prompt with every reward model's scores; `best` is the first reward model's favourite.",
+        _ROWS.replace("{file}", "answers.jsonl"),
+        "",
+        {},
     ),
     "evaluation": _Kind(
         "an evaluation",

@@ -13,6 +13,7 @@ from gptlife.data.sources import Data
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gptlife.stages.dpo import DPOConfig
     from gptlife.stages.reward_model import RewardModelConfig
 
 Row = dict[str, Any]
@@ -47,29 +48,40 @@ class Rankings:
 def load(config: RewardModelConfig, comparisons: Sequence[Path]) -> dict[str, list[Row]]:
     """Rankings to train on (`data`), those held out (`validation`), and `test` where the config has it.
 
-    Several outputs of `comparisons` (the rounds so far) are taken together.
-
     Raises:
         UserError: when there are none, or fewer than `config.rankings`.
+    """
+    from gptlife.data.formats import rankings
+
+    found, held_out = train_and_held_out(config, comparisons, "reward_model")
+    if config.rankings is not None and config.rankings > len(found):
+        raise UserError(f"reward_model.rankings: {config.rankings} wanted, but there are {len(found)}; lower it")
+    parts = {"data": found[: config.rankings], "validation": held_out}
+    return parts if config.test is None else {**parts, "test": rankings(config.test, config.seed)}
+
+
+def train_and_held_out(
+    config: RewardModelConfig | DPOConfig, comparisons: Sequence[Path], place: str
+) -> tuple[list[Row], list[Row]]:
+    """The rankings of a config's own data, or of outputs of `comparisons` (the rounds so far, taken together).
+
+    Raises:
+        UserError: when there are none; `place` is the stage's name in it.
     """
     from gptlife.data.formats import rankings
     from gptlife.stages.sft import split
 
     if config.data is None and not comparisons:
-        raise UserError("reward_model.data: no rankings; give `data`, or the input `comparisons`")
+        raise UserError(f"{place}.data: no rankings; give `data`, or the input `comparisons`")
     if config.data is None:
-        found, held_out = (
+        train, held_out = (
             [row for folder in comparisons for row in _read(folder / f"{name}.jsonl")]
             for name in ("train", "validation")
         )
-    elif isinstance(config.validation, float):
-        found, held_out = split(rankings(config.data, config.seed), config.validation, "reward_model.validation")
-    else:
-        found, held_out = rankings(config.data, config.seed), rankings(config.validation, config.seed)
-    if config.rankings is not None and config.rankings > len(found):
-        raise UserError(f"reward_model.rankings: {config.rankings} wanted, but there are {len(found)}; lower it")
-    parts = {"data": found[: config.rankings], "validation": held_out}
-    return parts if config.test is None else {**parts, "test": rankings(config.test, config.seed)}
+        return train, held_out
+    if isinstance(config.validation, float):
+        return split(rankings(config.data, config.seed), config.validation, f"{place}.validation")
+    return rankings(config.data, config.seed), rankings(config.validation, config.seed)
 
 
 def _read(path: Path) -> list[Row]:
