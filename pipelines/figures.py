@@ -1,5 +1,6 @@
-"""The report's figures, as SVG to stand inside a page: loss curves, PPO's small multiples, win rates, calibration.
+"""The report's figures, as SVG to stand inside a page: what all share, loss curves, and the reward model's.
 
+The others stand in `figures_*.py`, by subject.
 Each public function takes what a stage wrote (its log rows or a part of its metrics) and gives one `<svg>` element.
 Lines of more than `_POINTS` points are drawn as means over equal blocks inside the band from the blocks' least to
 greatest value, so that a page stays small and a spike stays visible. Text in a figure is text (not outlines), drawn
@@ -11,10 +12,12 @@ Left out: interaction; the numbers are in the tables and in log.jsonl.
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ Draw = Callable[["Axes"], None]
 
 _POINTS = 300
 _BLUE, _ORANGE, _GREEN, _GREY = "#0b62a4", "#d1570b", "#12805c", "#8a8f98"
-_COLOURS = (_BLUE, _ORANGE, _GREEN)
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#7a4fa3", "#b3261e", "#8a6d1f", "#2a8f9d", "#5b6470")
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gptlife",
@@ -97,68 +100,28 @@ def reward_model(log: Log, calibration: Mapping[str, Any]) -> str:
     return _figure("reward_model", "Reward model: loss, accuracy and calibration", panels, height=2.7)
 
 
-def ppo(log: Log) -> str:
-    """Twelve panels over PPO steps; the gold judge's score stands beneath the reward model's."""
-
-    def panel(title: str, *keys: str, guide: float | None = None, why: str = "not logged", least: float = -1e9) -> Draw:
-        names = [(key, _NAMES.get(key, key)) for key in keys]
-        return _curves(title, [line(log, key, name) for key, name in names], guide=guide, why=why, least=least)
-
-    panels = [
-        panel("score, as trained on", "score", "rlhf_reward"),
-        panel("KL to the reference, nats an answer", "kl", "kl_k3", guide=0.0),
-        panel("answer length, tokens", "length"),
-        panel("gold judge's score", "gold", why="no judge watched\n(ppo.judge)"),
-        panel("entropy, nats a token", "entropy"),
-        panel("share of answers that end", "eos_rate", guide=1.0),
-        panel("approximate KL of an update", "approx_kl", guide=0.0),
-        panel("share of clipped tokens", "clipfrac", guide=0.0),
-        panel("probability ratio new / old", "ratio_mean", "first_ratio", guide=1.0),
-        panel("value: explained variance", "var_explained", guide=0.0, least=-1.0),
-        panel("pretraining loss, nats a token", "ptx_loss", why="no pretraining mix\n(ppo.pretraining)"),
-        panel("distinct words and word pairs", "distinct_1", "distinct_2"),
-    ]
-    return _figure("ppo", "PPO over its steps, in twelve panels", panels)
-
-
-_NAMES = {
-    "score": "score",
-    "rlhf_reward": "score less KL cost",
-    "kl": "k1",
-    "kl_k3": "k3",
-    "ratio_mean": "mean",
-    "first_ratio": "first minibatch",
-    "distinct_1": "words",
-    "distinct_2": "pairs",
-}
-
-
-def win_rates(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> str:
-    """Bars of how often a is preferred to b, plain and length-controlled, with their 95 % intervals."""
+def learning_curve(lines: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> str:
+    """Accuracy on held-out pairs over the rankings learnt from, between the levels that it can lie."""
 
     def draw(axes: Axes) -> None:
-        kinds = [
-            ("plain", _BLUE, [*rows]),
-            ("length-controlled", _ORANGE, [row.get("length_controlled") or row for row in rows]),
-        ]
-        for offset, (name, colour, found) in zip((-0.19, 0.19), kinds, strict=True):
-            y = [index + offset for index in range(len(found))]
-            rates = [100 * row["rate"] for row in found]
-            below = [max(0.0, 100 * (row["rate"] - row["low"])) for row in found]
-            above = [max(0.0, 100 * (row["high"] - row["rate"])) for row in found]
-            axes.barh(y, rates, height=0.36, color=colour, alpha=0.8, label=name, zorder=2)
-            axes.errorbar(rates, y, xerr=[below, above], fmt="none", ecolor="black", elinewidth=1, capsize=2, zorder=3)
-        axes.axvline(50, color="black", linewidth=0.8, linestyle="--", zorder=4)
-        names = [f"{labels.get(row['a'], row['a'])} over {labels.get(row['b'], row['b'])}" for row in rows]
-        axes.set_yticks(range(len(rows)), names)
-        axes.set(xlim=(0, 100), xlabel="preferred, % of prompts (ties half)")
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        from matplotlib.ticker import NullFormatter, NullLocator
 
-    return _figure(
-        "win_rates", "Win rates with 95 % intervals", [draw], columns=1, height=0.8 + 0.4 * len(rows), left=2.05
-    )
+        for (name, level), style in zip(levels.items(), ("--", ":"), strict=False):
+            axes.axhline(100 * level, color=_GREY, linewidth=1.1, linestyle=style, label=name)
+        for line, colour in zip(lines, itertools.cycle(_COLOURS), strict=False):
+            xs, ys = [point[0] for point in line["points"]], [100 * point[1] for point in line["points"]]
+            hollow = {"markersize": 7.0, "markerfacecolor": "none"} if len(xs) == 1 else {"markersize": 4.0}
+            axes.plot(xs, ys, color=colour, marker="o", label=fill(line["name"], 42), **hollow)
+        axes.set_xscale("log")
+        places = sorted({point[0] for line in lines for point in line["points"]})
+        apart = [place for i, place in enumerate(places) if i == len(places) - 1 or places[i + 1] > 1.3 * place]
+        axes.set_xticks(apart, [f"{place:,}" for place in apart])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="rankings (logarithmic)", ylabel="right, % of held-out pairs")
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+    return _figure("learning_curve", "Reward models' accuracy over rankings", [draw], columns=1, height=2.9, right=3.6)
 
 
 def _curves(
@@ -170,12 +133,13 @@ def _curves(
     mark: float | None = None,
     why: str = "not logged",
     least: float = -1e9,
+    legend: bool = True,
 ) -> Draw:
     """A panel of lines; `guide` is a dotted level, `mark` a dashed place on x, values below `least` are drawn there."""
 
     def draw(axes: Axes) -> None:
         axes.set_title(title)
-        drawn = [entry for entry in lines if entry[1]]
+        drawn = [name for name, xs, _ in lines if xs]
         if not drawn:
             axes.text(0.5, 0.5, why, ha="center", va="center", color=_GREY, transform=axes.transAxes)
             axes.set(xticks=[], yticks=[])
@@ -184,12 +148,14 @@ def _curves(
             axes.axhline(guide, color=_GREY, linewidth=0.9, linestyle=":")
         if mark is not None:
             axes.axvline(mark, color=_GREY, linewidth=0.9, linestyle="--")
-        for (name, xs, ys), colour in zip(drawn, _COLOURS, strict=False):
+        for (name, xs, ys), colour in zip(lines, _COLOURS, strict=False):
+            if not xs:
+                continue
             if min(ys) < least:
                 axes.set_title(f"{title}, at least {least:g}".replace("-", "\N{MINUS SIGN}"))
             _plot(axes, name, xs, [max(y, least) for y in ys], colour)
         _number_axes(axes, x)
-        if len(drawn) > 1:
+        if legend and len(drawn) > 1:
             axes.legend(loc="best")
 
     return draw
@@ -248,11 +214,18 @@ def _reliability(axes: Axes, calibration: Mapping[str, Any]) -> None:
 
 
 def _figure(
-    name: str, label: str, draws: Sequence[Draw], *, columns: int = 3, height: float = 2.1, left: float = 0.62
+    name: str,
+    label: str,
+    draws: Sequence[Draw],
+    *,
+    columns: int = 3,
+    height: float = 2.1,
+    left: float = 0.62,
+    right: float = 0.15,
 ) -> str:
     """Panels in rows of `columns`, as an `<svg>` that says what it is.
 
-    `height` is of one row and `left` the room for a panel's y axis, in inches; a layout engine would take twice the
+    `height` is of one row, `left` and `right` the room beside a panel, in inches; a layout engine would take twice the
     time for the same.
     """
     import matplotlib
@@ -264,7 +237,7 @@ def _figure(
         width = _WIDTH / columns
         for place, draw in enumerate(draws):
             row, column = divmod(place, columns)
-            inches = (column * width + left, (rows - 1 - row) * height + 0.45, width - left - 0.15, height - 0.8)
+            inches = (column * width + left, (rows - 1 - row) * height + 0.45, width - left - right, height - 0.8)
             share = [inch / whole for inch, whole in zip(inches, (_WIDTH, height * rows) * 2, strict=True)]
             draw(figure.add_axes((share[0], share[1], share[2], share[3])))
         text = StringIO()

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from gptlife.data.config import decode
-from gptlife.pipelines import figures, findings, report
-from gptlife.pipelines.lifecycle import LIFECYCLE
+from gptlife.pipelines import figures, figures_evaluation, figures_online, figures_overoptimisation, findings, report
+from gptlife.pipelines.findings_online import over_optimised
+from gptlife.pipelines.lifecycle import LIFECYCLE, Step
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.recipe import Adopted
 
@@ -30,8 +31,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "reward_model": {},
     "ppo": {"prompts": PROMPTS, "steps": 500},
     "evaluation": {"prompts": PROMPTS, "judge": {"village": True}},
+    "best_of_n": {"prompts": PROMPTS, "samples": 4, "answer_n": 4},
+    "rloo": {"prompts": PROMPTS, "steps": 20, "kl_coef": 0.25},
+    "dpo": {},
 }
-NAMES = tuple(CONFIGS)
+NAMES = tuple(CONFIGS)[:7]
+"""The steps of a plain life."""
 
 
 class Life:
@@ -41,18 +46,28 @@ class Life:
         self.root = root
         self.steps: dict[str, Planned] = {}
         for step in LIFECYCLE:
-            address = f"{step.name}-0123456789ab"
-            self.steps[step.name] = Planned(
-                name=step.name,
-                stage=step.stage,
-                module=step.module,
-                config=decode(step.stage.config, CONFIGS[step.name], step.name),
-                adopted=None,
-                launcher=(),
-                inputs={name: self.steps[upstream] for name, upstream in step.inputs.items()},
-                address=address,
-                path=root / address,
-            )
+            self.add(step, step.name, CONFIGS[step.name], step.inputs)
+
+    def add(self, step: Step, name: str, config: dict[str, Any], inputs: Mapping[str, str]) -> None:
+        """One more step of the stage, reading the steps `inputs`."""
+        address = f"{name}-0123456789ab"
+        self.steps[name] = Planned(
+            name=name,
+            stage=step.stage,
+            module=step.module,
+            config=decode(step.stage.config, config, name),
+            adopted=None,
+            launcher=(),
+            inputs={key: self.steps[upstream] for key, upstream in inputs.items()},
+            address=address,
+            path=self.root / address,
+        )
+
+    def branch(self, name: str, like: str, config: dict[str, Any] | None = None, **inputs: str) -> None:
+        """A step of the recipe's own that is like another one."""
+        [step] = [step for step in LIFECYCLE if step.name == like]
+        own = {key: value for key, value in {**step.inputs, **inputs}.items() if value in self.steps}
+        self.add(step, name, {**CONFIGS[like], **(config or {})}, own)
 
     def done(self, name: str, metrics: Any, log: Any = (), **manifest: Any) -> None:
         folder = self.steps[name].path
@@ -109,7 +124,8 @@ def life(tmp_path: Path) -> Life:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty figures, for tests that read the text; `monkeypatch.undo()` draws them again."""
-    monkeypatch.setattr(figures, "_figure", lambda name, *_, **__: f'<svg id="{name}-figure_1"></svg>')
+    for module in (figures, figures_evaluation, figures_online, figures_overoptimisation):
+        monkeypatch.setattr(module, "_figure", lambda name, *_, **__: f'<svg id="{name}-figure_1"></svg>')
 
 
 @pytest.fixture
@@ -200,7 +216,14 @@ def test_a_life_that_stopped_half_way(half, monkeypatch):
     assert 'id="pretrain-figure_1"' in page
     assert 'id="sft-figure_1"' in page  # drawn as far as it goes
     assert 'id="ppo-figure_1"' not in page
-    for section in ("No win rates.", "No samples.", "No reward model curve.", "No PPO yet.", "Not measured."):
+    for section in (
+        "No win rates.",
+        "No samples.",
+        "No reward model curve.",
+        "No PPO yet.",
+        "Not measured.",
+        "Not judged.",
+    ):
         assert section in text
     assert "The stage ppo is not started; gptlife run toy makes this." in text
 
@@ -227,8 +250,12 @@ def test_preference_and_tax(half):
         "PPO-ptx preferred to SFT in 71.2 % [67.0, 75.1] of 500 unseen prompts, judged by the Village's gold judge."
         in text
     )
-    assert "PPO-ptx base 85.3 [82.0, 88.0] 75.3 [72.0, 78.0] 341 30 129 85 ± 3" in text
-    assert "20.1 [17.0, 23.0]" not in text  # base against SFT says the same as SFT against base
+    # Over SFT: as written for base, and PPO; the other way round it would be 1 - .8 and 129 wins.
+    assert "base 20.1 [17.0, 23.0] 10.1 [7.0, 13.0] 341 30 129" in text
+    assert "PPO-ptx 71.2 [67.0, 75.1] 61.2 [57.0, 65.1] 341 30 129" in text
+    assert "PPO-ptx base 85.3 [82.0, 88.0] 75.3 [72.0, 78.0] 85 ± 3 (175B)" in text
+    # The matrix: base over PPO-ptx is what is left of 85.3.
+    assert "base · 20.1 [17, 23] 14.7 [12, 18]" in text
     assert "SFT 0.400 [0.380, 0.430] 40.0 [38.0, 43.0] 90.0 [88.0, 93.0]" in text
     assert "open_qa 50 0.111 0.222 0.333" in text
     assert "Say hi. moo Hi. Hello there." in text
@@ -311,9 +338,118 @@ def test_samples_over_time_are_spread_over_the_run(half):
     assert (shown[0], shown[-1], len(shown)) == ("1", "20", 6)
 
 
+def branched(life: Life) -> tuple[str, ...]:
+    """A life with a second size, a branch, RLOO, DPO, best of n and a second evaluation; their names."""
+    life.branch("sft_small", "sft")
+    life.branch("plain", "ppo", {"kl_coef": 0.5})
+    life.branch("reward_300", "reward_model", {"rankings": 300})
+    life.branch("sweeps", "evaluation", {"baseline": "sft"}, plain="plain")
+    life.branch("evaluation", "evaluation", {"baseline": "sft"}, sft_small="sft_small", plain="plain")
+    life.branch("best_of_n", "best_of_n", reward_300="reward_300")
+    life.done("ppo", {"algorithm": "PPO-ptx", "kl": 3.25}, ppo_log(lambda i: 0.1 * i, lambda i: 0.2 + 0.01 * i))
+    life.done("plain", {"algorithm": "PPO", "stopped_at": 19}, ppo_log(lambda i: 0.2 * i, lambda i: 0.1))
+    life.done("rloo", {"algorithm": "RLOO"}, ppo_log(lambda i: 0.1 * i, None))
+    life.done("dpo", {"pairs": 1234, "steps": 77, "validation_accuracy": 0.671, "validation_margin": 0.25})
+    more = {"validation_gold_spearman": 0.512, "members": 2, "validation_member_accuracies": [0.61, 0.63]}
+    more |= {"validation_mean_accuracy": 0.641, "validation_by_confidence": [0.51, 0.6, 0.7, 0.811]}
+    life.done("reward_model", {"rankings": 2400, "validation_accuracy": 0.65, **more}, [{"step": 1, "loss": 0.6}])
+    life.done("reward_300", {"rankings": 300, "validation_accuracy": 0.6}, [{"step": 1, "loss": 0.7}])
+    points = [
+        {
+            "n": n,
+            "kl": kl,
+            "d": kl**0.5,
+            **{key: {"mean": at, "low": at - 0.1, "high": at + 0.1} for key, at in (("proxy", 2 * kl), ("gold", 0.3))},
+        }
+        for n, kl in ((1, 0.0), (2, 0.19), (4, 0.64))
+    ]
+    life.done("best_of_n", {"samples": 4, "answer_n": 4, "prompts": 50, "curves": {"reward_300": points}, "fits": {}})
+    found = evaluation()
+    estimate = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+    small, large, chosen = (
+        {**found["models"]["sft"], "parameters": parameters} for parameters in (207000, 924000, None)
+    )
+    found["models"] = {"sft": large, "ppo": large, "best_of_n": chosen, "sft_small": small, "plain": large}
+    found["models"] = {name: {**model, "reward": estimate} for name, model in found["models"].items()}
+    found["win_rates"] = [
+        {"a": a, "b": b, "rate": 0.6, "low": 0.55, "high": 0.65, "wins": 6, "ties": 0, "losses": 4, "n": 10}
+        for a, b in (("ppo", "sft"), ("best_of_n", "sft"), ("sft_small", "sft"), ("plain", "sft"), ("plain", "ppo"))
+    ]
+    found["honesty"] = {"sft": {"truthful": estimate}, "ppo": {"truthful": estimate, "hallucination": estimate}}
+    found["further"] = {"polite": {"ppo": {"verdicts": {"rude": {"mean": 0.125, "low": 0.1, "high": 0.15, "n": 9}}}}}
+    found["tax"] = {name: {"validation_loss": loss} for name, loss in (("sft", 2.0), ("ppo", 2.1), ("plain", 2.5))}
+    life.done("evaluation", found)
+    life.done("sweeps", evaluation(tax={}))
+    return (*CONFIGS, "sft_small", "plain", "reward_300", "sweeps")
+
+
+def test_branches_baselines_and_second_evaluations(half):
+    names = branched(half)
+    page = half.page(names)
+    text = Reader(page).text
+    # Size by size, and what is no model of its own at the end.
+    assert "207,000 parameters SFT, small 60.0 [55.0, 65.0] – 6 0 4 924,000 parameters PPO-ptx 60.0" in text
+    assert "no model of its own best of 4 60.0" in text
+    assert 'id="sizes_evaluation-figure_1"' in page
+    assert 'id="sizes_sweeps-figure_1"' not in page  # one size
+    assert "sweeps : 3 models compared with SFT" in text
+    assert "PPO-ptx 50.0 [40.0, 60.0] – 50.0 [40.0, 60.0] 21" in text  # truthful, and informative, hallucination, paper
+    assert "PPO-ptx – 12.5 [10.0, 15.0]" in text  # rude on all prompts, on polite ones
+    # PPO pays .5 nats more than SFT, PPO-ptx .1: four fifths given back.
+    assert "from SFT; PPO pays 0.500 PPO-ptx 2.100 0.100 80.0 % 0.400 PPO 2.500 0.500 – 0.400" in text
+    assert "plain PPO sft reward_model 0.5 – 20 1.90 4.010 0.110 – – stopped at step 19 by its KL" in text
+    assert "rloo RLOO sft reward_model 0.25 – 20 1.90 2.010 – – –" in text
+    assert "dpo sft 1,234 77 – 67.1 % 0.250" in text
+    assert "reward_300 1 0.00 0.000 [−0.100, 0.100] 0.300 [0.200, 0.400] –" in text
+    assert "reward_model sft 2,400 2 65.0 %" in text
+    assert "its members are right on 61.0 %, 63.0 %; together 64.1 % by their mean, – by mean" in text
+    assert "reward_model 51.0 % 60.0 % 70.0 % 81.1 %" in text
+    for figure in ("runs", "learning_curve", "overoptimisation", "overoptimisation_by_reward"):
+        assert f'id="{figure}-figure_1"' in page
+
+
+def test_many_steps_are_folded(half):
+    names = branched(half)
+    assert "of 14 steps are done; each with its state and address" in Reader(half.page(names)).text
+    assert "ppo 2 0.0 s 0 reward_model 2" not in Reader(half.page()).text
+    assert "steps are done" not in Reader(half.page()).text
+    assert "evaluation evaluation-0123456789ab from 9 others" in Reader(half.page(names)).text
+
+
+def test_every_figure_of_branches_is_drawn_and_ids_are_one_each(half, monkeypatch):
+    monkeypatch.undo()
+    tags = Reader(half.page(branched(half))).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for figure in ("sizes_evaluation", "win_rates_sweeps", "runs", "learning_curve", "overoptimisation_by_reward"):
+        assert f"{figure}-figure_1" in ids
+
+
+def test_an_llm_judge_has_no_scores_but_a_cost(half):
+    found = evaluation(judge="the language model x", use_cases={})
+    for model in found["models"].values():
+        del model["score"], model["verdicts"]
+    found["judging"] = {"pairs": 200, "ties": 20, "position_flips": 10, "calls": 400, "unparseable": 2, "cost": 1.5}
+    half.done("evaluation", found)
+    text = Reader(half.page()).text
+    assert "Of 500 prompts, judged by the language model x." in text
+    assert "model words base 12.3" in text
+    assert "pairs of answers compared 200 ties 10.0 %" in text
+    assert "(position flips) 5.0 %" in text
+    assert "replies without a verdict (ties) 0.5 % replies 400" in text
+    assert "cost, in the currency of the prices 1.5000" in text
+
+
+def test_without_a_gold_judge_there_is_no_over_optimisation(half):
+    half.done("ppo", {}, ppo_log(lambda i: 0.1 * i, None))
+    page = half.page()
+    assert "overoptimisation-figure" not in page
+    assert "Not measured: a judge that knows the truth must watch" in Reader(page).text
+
+
 def test_over_optimisation_is_said():
     # Gold rises to step 12 and falls by as much again; the score rises all the way.
-    said = findings.over_optimised(ppo_log(lambda i: 0.1 * i, lambda i: 0.1 * (12 - abs(i - 12))))
+    said = over_optimised(ppo_log(lambda i: 0.1 * i, lambda i: 0.1 * (12 - abs(i - 12))))
     assert said is not None
     # Fifths of four steps: the best is 9 to 12 (mean gold 1.05, score 1.05), the last 17 to 20 (gold 0.55, score 1.85).
     assert "from steps 9 to 12 to the last fifth of the run the score rose from 1.050 to 1.850" in said
@@ -331,7 +467,7 @@ def test_over_optimisation_is_said():
     ],
 )
 def test_over_optimisation_is_not_said_without_cause(score, gold, steps):
-    assert findings.over_optimised(ppo_log(score, gold, steps)) is None
+    assert over_optimised(ppo_log(score, gold, steps)) is None
 
 
 def test_what_models_and_data_say_is_escaped(half):
@@ -443,22 +579,22 @@ def places(svg: str, text: str) -> list[tuple[float, float]]:
 
 
 def test_gold_is_drawn_right_beneath_the_score():
-    svg = figures.ppo(ppo_log(lambda i: 0.1 * i, lambda i: 0.2))
+    svg = figures_online.ppo(ppo_log(lambda i: 0.1 * i, lambda i: 0.2))
     [(score_x, score_y)], [(gold_x, gold_y)] = places(svg, "score, as trained on"), places(svg, "gold judge's score")
     assert gold_x == score_x
     assert gold_y > score_y
     assert [y for x, y in places(svg, "step") if score_y < y < gold_y]  # next row: one axis label between them
     assert "no judge watched" not in svg
-    assert "no judge watched" in figures.ppo(ppo_log(lambda i: 0.1 * i, None))
+    assert "no judge watched" in figures_online.ppo(ppo_log(lambda i: 0.1 * i, None))
 
 
 def test_a_low_value_does_not_flatten_the_panel():
-    svg = figures.ppo(ppo_log(lambda i: 0.1 * i, None))  # explained variance -7
+    svg = figures_online.ppo(ppo_log(lambda i: 0.1 * i, None))  # explained variance -7
     assert "value: explained variance, at least −1" in svg
     assert places(svg, "-1")
     assert not places(svg, "-6") + places(svg, "-7")  # the axis doesn't go there
     fine = [row | {"var_explained": 0.5} for row in ppo_log(lambda i: 0.1 * i, None)]
-    assert "at least" not in figures.ppo(fine)
+    assert "at least" not in figures_online.ppo(fine)
 
 
 def test_long_logs_stay_small_and_keep_their_spikes():
@@ -497,6 +633,9 @@ def test_a_line_leaves_out_what_is_no_number():
         (findings.change(2.3, 2.0), "+0.300"),
         (findings.change(0.45, 0.5, 100, 1), "−5.0"),
         (findings.change(1.0, None), ""),
+        (findings.far(-2.504), "−2.50"),
+        (findings.far(1000), "far"),
+        (findings.far(None), "–"),
         (findings.duration(119.94), "119.9 s"),
         (findings.duration(125), "2 min"),
         (findings.duration(7199), "2 h 00 min"),
