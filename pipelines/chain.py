@@ -51,10 +51,10 @@ def _resolved(
         raise UserError(f"{place}: expected a table of fields, found {table!r}")
     if LIKE not in table and name not in defaults:
         raise UserError(f"{place}: is no step of the lifecycle, and does not say which one it is `like`")
-    own = dict(table)
+    own, fields = dict(table), dict[str, Any]()
     pattern = own.pop(LIKE, None)
     if pattern is None:
-        step, fields = defaults[name], {}
+        step = defaults[name]
     else:
         if pattern in (*via, name):
             raise UserError(f"{place}.like: goes round in a circle ({' -> '.join([*via, name, pattern])})")

@@ -63,8 +63,8 @@ def win_rates(answerers: dict[str, Answerer], prefer: Prefer, baseline: str, onl
     table = []
     for a, b in dict.fromkeys(pairs):
         preferences = prefer(a, b)
-        lengths = [[float(len(text.split())) for text in answerers[name].answers[MAIN]] for name in (a, b)]
-        controlled = length_controlled_of(preferences, *lengths)
+        words_a, words_b = ([len(text.split()) for text in answerers[name].answers[MAIN]] for name in (a, b))
+        controlled = length_controlled_of(preferences, words_a, words_b)
         table.append(
             {
                 "a": a,
