@@ -106,8 +106,8 @@ def sweep(
     jobs: Annotated[int, typer.Option(min=1, help="Steps at once; they share cores and accelerators.")] = 1,
 ) -> None:
     """Run a recipe over a grid of values; one table and one plot. What combinations share is made once."""
-    from gptlife.pipelines import sweep as grid
     from gptlife.pipelines.store import Store
+    from gptlife.pipelines.sweep import grid
 
     opened = Store(store)
     planned = grid.plan(recipe, arguments, opened, _lifecycle(), until)
@@ -123,7 +123,7 @@ def report(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page to write.")] = None,
 ) -> None:
     """Write a recipe's report again. Without overrides those of its last run hold."""
-    from gptlife.pipelines import report as page
+    from gptlife.pipelines.report import page
     from gptlife.pipelines.store import Store
 
     if not overrides and (last := Store(store).last_run(Path(recipe).stem)):

@@ -100,8 +100,8 @@ def label(
     store: StoreDir = HERE,
 ) -> None:
     """Rank answers yourself, on a local page; writes the file that reward_model reads. Run it again to go on."""
-    from gptlife.pipelines import label as labeling
-    from gptlife.pipelines.label_server import LabelServer, serve
+    from gptlife.pipelines.labeling import session as labeling
+    from gptlife.pipelines.labeling.server import LabelServer, serve
     from gptlife.pipelines.store import Store
 
     session, problems = labeling.start(source, output, labeler, Store(store), limit=limit, seed=seed)

@@ -224,7 +224,7 @@ def look_for_launchers(wanted: Sequence[Planned]) -> None:
 def _write_report(planned: list[Planned], page: Path, name: str) -> None:
     """The page is a courtesy: when it can't be written, the run is as good as without."""
     try:
-        from gptlife.pipelines import report
+        from gptlife.pipelines.report import page as report
 
         page.parent.mkdir(parents=True, exist_ok=True)
         report.write(planned, page, name)

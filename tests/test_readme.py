@@ -97,9 +97,9 @@ def test_every_command(words: list[str], workspace: Path) -> None:
         assert result.exit_code == 0, result.exception
         assert "to do" in result.output
     elif program == "gptlife" and arguments[0] == "sweep":
-        from gptlife.pipelines import sweep
         from gptlife.pipelines.lifecycle import LIFECYCLE
         from gptlife.pipelines.store import Store
+        from gptlife.pipelines.sweep import grid as sweep
 
         single = [word for word in arguments[2:] if "=" in word]
         until = arguments[arguments.index("--until") + 1] if "--until" in arguments else None

@@ -54,11 +54,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def report(chain: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A report module of one line a step in place of the real one."""
-    import gptlife.pipelines
+    import gptlife.pipelines.report
 
     module = importlib.import_module("toy_chain").fake_report()
-    monkeypatch.setitem(sys.modules, "gptlife.pipelines.report", module)
-    monkeypatch.setattr(gptlife.pipelines, "report", module, raising=False)
+    monkeypatch.setitem(sys.modules, "gptlife.pipelines.report.page", module)
+    monkeypatch.setattr(gptlife.pipelines.report, "page", module, raising=False)
     return module
 
 

@@ -23,9 +23,9 @@ import pytest
 from gptlife.data.config import UserError
 from gptlife.data.formats import rankings
 from gptlife.data.sources import Source
-from gptlife.pipelines import label
-from gptlife.pipelines.label_file import LabelFile
-from gptlife.pipelines.label_server import MAX_BODY, LabelServer
+from gptlife.pipelines.labeling import session as label
+from gptlife.pipelines.labeling.file import LabelFile
+from gptlife.pipelines.labeling.server import MAX_BODY, LabelServer
 from gptlife.pipelines.store import Store
 
 ASKED = [{"role": "user", "content": "Where is Ulf?"}]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gptlife.pipelines import label
-from gptlife.pipelines.label_server import LabelServer
+from gptlife.pipelines.labeling import session as label
+from gptlife.pipelines.labeling.server import LabelServer
 from gptlife.pipelines.store import Store
 
 _spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))

@@ -12,7 +12,8 @@ NAMES = [step.name for step in LIFECYCLE]
 
 
 def test_the_life_in_order():
-    assert NAMES == ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo", "evaluation"]
+    line, rivals = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo"], ["best_of_n", "rloo", "dpo"]
+    assert [*line, *rivals, "evaluation"] == NAMES
 
 
 @pytest.mark.parametrize("step", LIFECYCLE, ids=NAMES)

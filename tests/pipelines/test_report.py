@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from gptlife.data.config import decode
-from gptlife.pipelines import figures, figures_evaluation, figures_online, figures_overoptimisation, findings, report
-from gptlife.pipelines.findings_online import over_optimised
 from gptlife.pipelines.lifecycle import LIFECYCLE, Step
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.recipe import Adopted
+from gptlife.pipelines.report import figures, figures_evaluation, figures_online, figures_overoptimisation, findings
+from gptlife.pipelines.report import page as report
+from gptlife.pipelines.report.findings_online import over_optimised
 
 WEB = {"village": {"part": "web", "count": 10}}
 CHAT = {"village": {"part": "demonstrations", "count": 10}}
@@ -125,7 +126,7 @@ def life(tmp_path: Path) -> Life:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty figures, for tests that read the text; `monkeypatch.undo()` draws them again."""
     for module in (figures, figures_evaluation, figures_online, figures_overoptimisation):
-        monkeypatch.setattr(module, "_figure", lambda name, *_, **__: f'<svg id="{name}-figure_1"></svg>')
+        monkeypatch.setattr(module, "figure", lambda name, *_, **__: f'<svg id="{name}-figure_1"></svg>')
 
 
 @pytest.fixture
@@ -562,7 +563,7 @@ def test_a_page_is_there_whole_or_not_at_all(half, monkeypatch):
 
 def test_a_report_loads_no_torch(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from gptlife.pipelines import figures, report\n"
+        "import sys; from pathlib import Path; from gptlife.pipelines.report import figures, page as report\n"
         f"report.write([], Path({str(tmp_path / 'page.html')!r}))\n"
         "figures.sft([{'step': 1, 'loss': 2.0}], {})\n"
         "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gptlife.pipelines import figures_overoptimisation, findings_evaluation, findings_reward, findings_tax
-from gptlife.pipelines.findings_evaluation import answerers
-from gptlife.pipelines.findings_overoptimisation import Curve, by_reward, fitted
+from gptlife.pipelines.report import figures_overoptimisation, findings_evaluation, findings_reward, findings_tax
+from gptlife.pipelines.report.findings_evaluation import answerers
+from gptlife.pipelines.report.findings_overoptimisation import Curve, by_reward, fitted
 
 
 def named(models: dict[str, str | None], sizes: dict[str, int] | None = None) -> dict[str, str]:

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptlife.data.config import UserError, parse_yaml
-from gptlife.pipelines import schedule, sweep
+from gptlife.pipelines.sweep import grid as sweep
+from gptlife.pipelines.sweep import schedule
 from gptlife.stages import artifact
 
 RECIPE = "tokenizer: {data: corpus.txt}\npretrain: {}\nsft: {}\n"
@@ -308,7 +309,8 @@ def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number,
 
 
 def test_help_and_planning_draw_nothing(chain, three):
-    code = "import sys, toy_chain\nfrom gptlife.pipelines import cli, sweep, sweep_page, schedule\n"
+    code = "import sys, toy_chain\nfrom gptlife.pipelines import cli\n"
+    code += "from gptlife.pipelines.sweep import grid, page, schedule\n"
     code += "try: cli.app(['sweep', '--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,9 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gptlife.pipelines import sweep_figure, sweep_page, sweep_table
-from gptlife.pipelines.sweep import Combination, Sweep
-from gptlife.pipelines.sweep_table import Measured, Result
+from gptlife.pipelines.sweep import figure as sweep_figure
+from gptlife.pipelines.sweep import page as sweep_page
+from gptlife.pipelines.sweep import table as sweep_table
+from gptlife.pipelines.sweep.grid import Combination, Sweep
+from gptlife.pipelines.sweep.table import Measured, Result
 
 EVALUATION = {
     "prompts": 500,

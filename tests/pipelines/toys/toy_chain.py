@@ -25,8 +25,8 @@ CHAIN = (
 
 
 def fake_report() -> ModuleType:
-    """Stands where gptlife.pipelines.report stands: a page of one line a step."""
-    module: Any = ModuleType("gptlife.pipelines.report")
+    """Stands where gptlife.pipelines.report.page stands: a page of one line a step."""
+    module: Any = ModuleType("gptlife.pipelines.report.page")
 
     def write(planned: list[Any], output: Path, name: str) -> Path:
         output.write_text("".join(f"{p.name} {p.state}\n" for p in planned), encoding="utf-8")
@@ -37,10 +37,10 @@ def fake_report() -> ModuleType:
 
 
 if __name__ == "__main__":
-    import gptlife.pipelines
+    import gptlife.pipelines.report
     from gptlife.pipelines import cli
 
     report = fake_report()
-    sys.modules["gptlife.pipelines.report"] = gptlife.pipelines.report = report  # type: ignore[attr-defined]
+    sys.modules["gptlife.pipelines.report.page"] = gptlife.pipelines.report.page = report  # type: ignore[attr-defined]
     cli._lifecycle = lambda: CHAIN  # type: ignore[assignment]
     cli.main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gptlife.pipelines.figures import _BLUE, _COLOURS, _ORANGE, _figure
+from gptlife.pipelines.report.figures import BLUE, COLOURS, ORANGE, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +26,8 @@ def win_rates(
 
     def draw(axes: Axes) -> None:
         kinds = [
-            ("plain", _BLUE, rows),
-            ("length-controlled", _ORANGE, [r.get("length_controlled") or r for r in rows]),
+            ("plain", BLUE, rows),
+            ("length-controlled", ORANGE, [r.get("length_controlled") or r for r in rows]),
         ]
         for offset, (kind, colour, found) in zip((-0.19, 0.19), kinds, strict=True):
             y = [place + offset for place in places]
@@ -44,7 +44,7 @@ def win_rates(
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
     height = 0.85 + 0.34 * (places[-1] + 1)
-    return _figure(name, "Win rates with 95 % intervals", [draw], columns=1, height=height, left=2.05)
+    return figure(name, "Win rates with 95 % intervals", [draw], columns=1, height=height, left=2.05)
 
 
 def by_size(lines: Sequence[Mapping[str, Any]], baseline: str, name: str = "sizes") -> str:
@@ -65,10 +65,10 @@ def by_size(lines: Sequence[Mapping[str, Any]], baseline: str, name: str = "size
                 x,
                 y,
                 yerr=[[max(0.0, error) for error in side] for side in errors],
-                color=_COLOURS[index % len(_COLOURS)],
+                color=COLOURS[index % len(COLOURS)],
                 marker=_MARKERS[index % len(_MARKERS)],
                 markersize=5,
-                linestyle="-" if index < len(_COLOURS) else "--",
+                linestyle="-" if index < len(COLOURS) else "--",
                 capsize=2,
                 elinewidth=0.9,
                 label=line["name"],
@@ -82,4 +82,4 @@ def by_size(lines: Sequence[Mapping[str, Any]], baseline: str, name: str = "size
         axes.set(xlabel="parameters (logarithmic)", ylabel=f"preferred to {baseline}, %")
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
-    return _figure(name, f"Win rate over {baseline} by model size", [draw], columns=1, height=4.0, right=2.2)
+    return figure(name, f"Win rate over {baseline} by model size", [draw], columns=1, height=4.0, right=2.2)

@@ -30,7 +30,7 @@ from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS
 from gptlife.data.readers import Row, ending_of
 from gptlife.data.sources import Source, rows
 from gptlife.data.turns import is_int, shown
-from gptlife.pipelines.label_file import LabelFile
+from gptlife.pipelines.labeling.file import LabelFile
 from gptlife.pipelines.store import Store
 
 GROUP = "people"

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlife.pipelines.findings import Table, is_number
-from gptlife.pipelines.record import Record
+from gptlife.pipelines.report.findings import Table, is_number
+from gptlife.pipelines.report.record import Record
 
 Points = list[tuple[float, float]]
 _FITTED = 60

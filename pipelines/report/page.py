@@ -23,10 +23,10 @@ from pathlib import Path
 from jinja2 import ChainableUndefined, Environment, FunctionLoader
 from markupsafe import Markup
 
-from gptlife.pipelines import findings, findings_online, findings_overoptimisation, findings_reward
 from gptlife.pipelines.planner import Planned
-from gptlife.pipelines.record import Record, Table, begun, of_stage, read
-from gptlife.pipelines.report_evaluation import View, views
+from gptlife.pipelines.report import findings, findings_online, findings_overoptimisation, findings_reward
+from gptlife.pipelines.report.evaluation import View, views
+from gptlife.pipelines.report.record import Record, Table, begun, of_stage, read
 from gptlife.stages import artifact
 
 _SAMPLED_STEPS = 6
@@ -100,7 +100,7 @@ def _page(records: Sequence[Record], name: str) -> str:
 
 def _environment() -> Environment:
     def source(name: str) -> str:
-        return resources.files("gptlife.pipelines").joinpath(name).read_text(encoding="utf-8")
+        return resources.files("gptlife.pipelines.report").joinpath(name).read_text(encoding="utf-8")
 
     environment = Environment(
         autoescape=True,
@@ -163,7 +163,7 @@ def _figures(
     curves: Sequence[findings_overoptimisation.Curve],
     parts: dict[str, list[Record]],
 ) -> Table:
-    from gptlife.pipelines import figures, figures_evaluation, figures_online, figures_overoptimisation
+    from gptlife.pipelines.report import figures, figures_evaluation, figures_online, figures_overoptimisation
 
     found: dict[str, str] = {}
     for view in evaluations:

@@ -29,7 +29,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gptlife.data.config import UserError
-from gptlife.pipelines.label import Labeling
+from gptlife.pipelines.labeling.session import Labeling
 
 MAX_BODY = 262_144
 """Bytes of a submission: a note of the greatest length, and hundreds of answers."""

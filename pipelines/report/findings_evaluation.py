@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlife.pipelines.findings import Table, is_number
+from gptlife.pipelines.report.findings import Table, is_number
 
 PAPER: dict[str, Any] = {
     "win_rates": {("aligned", "base"): "85 ± 3", ("aligned", "base, prompted"): "71 ± 4"},

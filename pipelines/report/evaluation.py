@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlife.pipelines import findings_evaluation as found_of
-from gptlife.pipelines import findings_tax
-from gptlife.pipelines.findings_evaluation import Answerer
-from gptlife.pipelines.record import Record, Table, of_stage
+from gptlife.pipelines.report import findings_evaluation as found_of
+from gptlife.pipelines.report import findings_tax
+from gptlife.pipelines.report.findings_evaluation import Answerer
+from gptlife.pipelines.report.record import Record, Table, of_stage
 
 _SIDE_BY_SIDE = 5
 """Answerers whose answers stand beside each other; more stand below one another."""

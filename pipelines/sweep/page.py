@@ -17,16 +17,17 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from gptlife.data.config import parse_yaml
-from gptlife.pipelines import sweep_figure, sweep_table
+from gptlife.pipelines.sweep import figure as sweep_figure
+from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.stages import artifact
 
 if TYPE_CHECKING:
-    from gptlife.pipelines.sweep import Combination, Sweep
+    from gptlife.pipelines.sweep.grid import Combination, Sweep
 
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
     """Write all files into `folder`, which is there; the page's path."""
-    from gptlife.pipelines.figures import _embedded
+    from gptlife.pipelines.report.figures import embedded
 
     artifact.write_json(folder / "sweep.json", as_json(sweep, table))
     artifact.write_text(folder / "sweep.csv", sweep_table.as_csv(table))
@@ -36,7 +37,7 @@ def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
         drawn = sweep_figure.svg(figure)
         artifact.write_text(folder / "sweep.svg", drawn)
         _write_bytes(folder / "sweep.png", sweep_figure.png(figure))
-        plot = _embedded(drawn, "sweep", f"{', '.join(table.metrics)} over {sweep_figure.scale(table).name}")
+        plot = embedded(drawn, "sweep", f"{', '.join(table.metrics)} over {sweep_figure.scale(table).name}")
     artifact.write_text(folder / "sweep.html", _page(sweep, table, plot))
     return folder / "sweep.html"
 
@@ -102,13 +103,13 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
-    templates = resources.files("gptlife.pipelines")
-    report = templates.joinpath("report.html").read_text(encoding="utf-8")
+    report = resources.files("gptlife.pipelines.report").joinpath("report.html").read_text(encoding="utf-8")
     style = report.partition("<style>")[2].partition("</style>")[0]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     environment.filters["short"] = sweep_table.short
     states = {tuple(result.values.items()): result for result in table.results}
-    return environment.from_string(templates.joinpath("sweep.html").read_text(encoding="utf-8")).render(
+    template = resources.files("gptlife.pipelines.sweep").joinpath("sweep.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
         sweep=sweep,
         table=table,
         style=Markup(style),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gptlife.pipelines.findings import Table, is_number, num
-from gptlife.pipelines.record import Record
+from gptlife.pipelines.report.findings import Table, is_number, num
+from gptlife.pipelines.report.record import Record
 
 ONLINE = ("ppo", "rloo")
 """Stages that learn from their own policy's answers."""

@@ -29,9 +29,9 @@ Line = tuple[str, list[float], list[float]]
 Draw = Callable[["Axes"], None]
 
 _POINTS = 300
-_BLUE, _ORANGE, _GREEN, _GREY = "#0b62a4", "#d1570b", "#12805c", "#8a8f98"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#7a4fa3", "#b3261e", "#8a6d1f", "#2a8f9d", "#5b6470")
-_STYLE: Any = {
+BLUE, ORANGE, GREEN, GREY = "#0b62a4", "#d1570b", "#12805c", "#8a8f98"
+COLOURS = (BLUE, ORANGE, GREEN, "#7a4fa3", "#b3261e", "#8a6d1f", "#2a8f9d", "#5b6470")
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gptlife",
     "text.parse_math": False,
@@ -40,7 +40,7 @@ _STYLE: Any = {
     "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -52,7 +52,7 @@ _STYLE: Any = {
     "xtick.color": "#4a4f57",
     "ytick.color": "#4a4f57",
 }
-_WIDTH = 10.0  # inches of a figure as wide as the page
+WIDTH = 10.0  # inches of a figure as wide as the page
 
 
 def line(log: Log, key: str, name: str = "", x: str = "step") -> Line:
@@ -66,11 +66,11 @@ def pretrain(log: Log) -> str:
     x = "tokens" if any("tokens" in row for row in log) else "step"
     losses = [line(log, "loss", "train", x), line(log, "validation_loss", "validation", x)]
     panels = [
-        _curves("loss, nats a token", losses, x=x),
-        _curves("bits per byte, validation", [line(log, "bits_per_byte", x=x)], x=x),
-        _curves("gradient norm", [line(log, "grad_norm", x=x)], x=x),
+        curves("loss, nats a token", losses, x=x),
+        curves("bits per byte, validation", [line(log, "bits_per_byte", x=x)], x=x),
+        curves("gradient norm", [line(log, "grad_norm", x=x)], x=x),
     ]
-    return _figure("pretrain", "Pretraining loss, bits per byte and gradient norm", panels)
+    return figure("pretrain", "Pretraining loss, bits per byte and gradient norm", panels)
 
 
 def sft(log: Log, metrics: Mapping[str, Any]) -> str:
@@ -82,22 +82,22 @@ def sft(log: Log, metrics: Mapping[str, Any]) -> str:
     accuracy = [line(log, "accuracy", "train"), line(log, "validation_accuracy", "validation")]
     best = metrics.get("best_step")
     panels = [
-        _curves("loss, nats an assistant token", [line(log, "loss", "train"), validation], mark=best),
-        _curves("next-token accuracy", accuracy, mark=best),
-        _curves("gradient norm", [line(log, "grad_norm")]),
+        curves("loss, nats an assistant token", [line(log, "loss", "train"), validation], mark=best),
+        curves("next-token accuracy", accuracy, mark=best),
+        curves("gradient norm", [line(log, "grad_norm")]),
     ]
-    return _figure("sft", "Fine-tuning loss, accuracy and gradient norm", panels)
+    return figure("sft", "Fine-tuning loss, accuracy and gradient norm", panels)
 
 
 def reward_model(log: Log, calibration: Mapping[str, Any]) -> str:
     """Ranking loss and pair accuracy over steps, and the reliability diagram."""
     accuracy = [line(log, "accuracy", "train"), line(log, "validation_accuracy", "validation")]
     panels = [
-        _curves("ranking loss, nats a pair", [line(log, "loss")], guide=math.log(2)),
-        _curves("accuracy on pairs", accuracy, guide=0.5),
+        curves("ranking loss, nats a pair", [line(log, "loss")], guide=math.log(2)),
+        curves("accuracy on pairs", accuracy, guide=0.5),
         lambda axes: _reliability(axes, calibration),
     ]
-    return _figure("reward_model", "Reward model: loss, accuracy and calibration", panels, height=2.7)
+    return figure("reward_model", "Reward model: loss, accuracy and calibration", panels, height=2.7)
 
 
 def learning_curve(lines: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> str:
@@ -107,8 +107,8 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], levels: Mapping[str, floa
         from matplotlib.ticker import NullFormatter, NullLocator
 
         for (name, level), style in zip(levels.items(), ("--", ":"), strict=False):
-            axes.axhline(100 * level, color=_GREY, linewidth=1.1, linestyle=style, label=name)
-        for line, colour in zip(lines, itertools.cycle(_COLOURS), strict=False):
+            axes.axhline(100 * level, color=GREY, linewidth=1.1, linestyle=style, label=name)
+        for line, colour in zip(lines, itertools.cycle(COLOURS), strict=False):
             xs, ys = [point[0] for point in line["points"]], [100 * point[1] for point in line["points"]]
             hollow = {"markersize": 7.0, "markerfacecolor": "none"} if len(xs) == 1 else {"markersize": 4.0}
             axes.plot(xs, ys, color=colour, marker="o", label=fill(line["name"], 42), **hollow)
@@ -121,10 +121,10 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], levels: Mapping[str, floa
         axes.set(xlabel="rankings (logarithmic)", ylabel="right, % of held-out pairs")
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
-    return _figure("learning_curve", "Reward models' accuracy over rankings", [draw], columns=1, height=2.9, right=3.6)
+    return figure("learning_curve", "Reward models' accuracy over rankings", [draw], columns=1, height=2.9, right=3.6)
 
 
-def _curves(
+def curves(
     title: str,
     lines: Sequence[Line],
     *,
@@ -141,14 +141,14 @@ def _curves(
         axes.set_title(title)
         drawn = [name for name, xs, _ in lines if xs]
         if not drawn:
-            axes.text(0.5, 0.5, why, ha="center", va="center", color=_GREY, transform=axes.transAxes)
+            axes.text(0.5, 0.5, why, ha="center", va="center", color=GREY, transform=axes.transAxes)
             axes.set(xticks=[], yticks=[])
             return
         if guide is not None:
-            axes.axhline(guide, color=_GREY, linewidth=0.9, linestyle=":")
+            axes.axhline(guide, color=GREY, linewidth=0.9, linestyle=":")
         if mark is not None:
-            axes.axvline(mark, color=_GREY, linewidth=0.9, linestyle="--")
-        for (name, xs, ys), colour in zip(lines, _COLOURS, strict=False):
+            axes.axvline(mark, color=GREY, linewidth=0.9, linestyle="--")
+        for (name, xs, ys), colour in zip(lines, COLOURS, strict=False):
             if not xs:
                 continue
             if min(ys) < least:
@@ -202,18 +202,18 @@ def _reliability(axes: Axes, calibration: Mapping[str, Any]) -> None:
     ]
     axes.set_title("calibration")
     if not found:
-        axes.text(0.5, 0.5, "not measured yet", ha="center", va="center", color=_GREY, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "not measured yet", ha="center", va="center", color=GREY, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
     most = max(count for *_, count in found)
     confidence, accuracy = [point[0] for point in found], [point[1] for point in found]
-    axes.plot([0.5, 1], [0.5, 1], color=_GREY, linewidth=0.9, linestyle=":")
-    axes.plot(confidence, accuracy, color=_BLUE, linewidth=1)
-    axes.scatter(confidence, accuracy, s=[6 + 60 * count / most for *_, count in found], color=_BLUE, zorder=3)
+    axes.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=0.9, linestyle=":")
+    axes.plot(confidence, accuracy, color=BLUE, linewidth=1)
+    axes.scatter(confidence, accuracy, s=[6 + 60 * count / most for *_, count in found], color=BLUE, zorder=3)
     axes.set(xlim=(0.48, 1.02), ylim=(min(0.38, *accuracy) - 0.02, 1.02), xlabel="confidence", ylabel="right")
 
 
-def _figure(
+def figure(
     name: str,
     label: str,
     draws: Sequence[Draw],
@@ -232,20 +232,20 @@ def _figure(
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(draws) / columns)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height * rows))
-        width = _WIDTH / columns
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height * rows))
+        width = WIDTH / columns
         for place, draw in enumerate(draws):
             row, column = divmod(place, columns)
             inches = (column * width + left, (rows - 1 - row) * height + 0.45, width - left - right, height - 0.8)
-            share = [inch / whole for inch, whole in zip(inches, (_WIDTH, height * rows) * 2, strict=True)]
+            share = [inch / whole for inch, whole in zip(inches, (WIDTH, height * rows) * 2, strict=True)]
             draw(figure.add_axes((share[0], share[1], share[2], share[3])))
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    return _embedded(text.getvalue(), name, label)
+    return embedded(text.getvalue(), name, label)
 
 
-def _embedded(svg: str, name: str, label: str) -> str:
+def embedded(svg: str, name: str, label: str) -> str:
     """The `<svg>` element alone, scaling with the page, with ids of its own and a text for those who can't see it."""
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

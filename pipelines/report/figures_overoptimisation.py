@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gptlife.pipelines.figures import _COLOURS, _GREY, Draw, _figure
-from gptlife.pipelines.findings_overoptimisation import Curve, Points
-from gptlife.pipelines.findings_overoptimisation import by_reward as grouped
+from gptlife.pipelines.report.figures import COLOURS, GREY, Draw, figure
+from gptlife.pipelines.report.findings_overoptimisation import Curve, Points
+from gptlife.pipelines.report.findings_overoptimisation import by_reward as grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ def overview(curves: Sequence[Curve]) -> str:
     Where there is one reward model, its panel of `by_reward` stands beside.
     """
     rewards = list(dict.fromkeys(curve.reward for curve in curves))
-    colours = {reward: _COLOURS[index % len(_COLOURS)] for index, reward in enumerate(rewards)}
+    colours = {reward: COLOURS[index % len(COLOURS)] for index, reward in enumerate(rewards)}
 
     def panel(title: str, form: str) -> Draw:
         own = [curve for curve in curves if curve.form == form]
@@ -37,14 +37,12 @@ def overview(curves: Sequence[Curve]) -> str:
         [group] = grouped(curves)
         draws.append(lambda axes: _both(axes, *group))
     columns = max(2, len(draws))
-    return _figure(
-        "overoptimisation", "Gold score over the distance from the start", draws, columns=columns, height=3.4
-    )
+    return figure("overoptimisation", "Gold score over the distance from the start", draws, columns=columns, height=3.4)
 
 
 def _gold(axes: Axes, title: str, curves: Sequence[Curve], colours: Mapping[str, str]) -> None:
     axes.set_title(title)
-    axes.axhline(0, color=_GREY, linewidth=0.9, linestyle=":")
+    axes.axhline(0, color=GREY, linewidth=0.9, linestyle=":")
     named: set[str] = set()
     for curve in curves:
         colour = colours[curve.reward]
@@ -63,14 +61,14 @@ def by_reward(curves: Sequence[Curve]) -> str:
         return lambda axes: _both(axes, reward, own, hidden)
 
     draws = [panel(*group) for group in grouped(curves)]
-    return _figure("overoptimisation_by_reward", "Gold and proxy by reward model", draws, columns=3, height=2.7)
+    return figure("overoptimisation_by_reward", "Gold and proxy by reward model", draws, columns=3, height=2.7)
 
 
 def _both(axes: Axes, reward: str, curves: Sequence[Curve], hidden: int) -> None:
     axes.set_title(reward + (f" ({hidden} nearer runs left out)" if hidden else ""))
-    axes.axhline(0, color=_GREY, linewidth=0.9, linestyle=":")
+    axes.axhline(0, color=GREY, linewidth=0.9, linestyle=":")
     for index, curve in enumerate(curves):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         if curve.form == "rl":
             axes.plot(*_columns(curve.gold), ".", color=colour, markersize=3.5, alpha=0.4, markeredgewidth=0)
         _line(axes, curve, "gold", colour, _short(curve), width=1.5)

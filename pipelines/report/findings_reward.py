@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gptlife.pipelines.findings import Table, is_number
-from gptlife.pipelines.record import Record
+from gptlife.pipelines.report.findings import Table, is_number
+from gptlife.pipelines.report.record import Record
 
 PAPER = {
     "agreement": {"training": "72.6 ± 1.5", "heldout": "77.3 ± 1.3"},

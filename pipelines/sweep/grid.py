@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from gptlife.data.config import UserError, suggest
-from gptlife.pipelines import planner, recipe, runner, schedule, sweep_table
+from gptlife.pipelines import planner, recipe, runner
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store
+from gptlife.pipelines.sweep import schedule
+from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.stages import artifact
 
 if TYPE_CHECKING:
@@ -227,7 +229,7 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
     from rich.table import Table
     from rich.text import Text
 
-    from gptlife.pipelines import sweep_page
+    from gptlife.pipelines.sweep import page as sweep_page
 
     known = [_metrics_of(combination) for combination in sweep.combinations]
     chosen = metrics or _usual(sweep, known)

@@ -16,15 +16,15 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from gptlife.data.config import parse_yaml
-from gptlife.pipelines.figures import _BLUE, _GREEN, _GREY, _ORANGE, _STYLE, _WIDTH
-from gptlife.pipelines.findings import is_number
-from gptlife.pipelines.sweep_table import Group, Table, header
+from gptlife.pipelines.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
+from gptlife.pipelines.report.findings import is_number
+from gptlife.pipelines.sweep.table import Group, Table, header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#7a4fa3", "#b3261e", "#8a6d1f", "#2a8f9d", "#5b6470")
+_COLOURS = (BLUE, ORANGE, GREEN, "#7a4fa3", "#b3261e", "#8a6d1f", "#2a8f9d", "#5b6470")
 _MARKERS = "osD^vP"
 _COLUMNS, _HEIGHT, _LEGEND_ROW = 3, 2.4, 0.2
 _LOG_FROM = 20
@@ -108,9 +108,9 @@ def draw(table: Table) -> Figure | None:
     columns = min(_COLUMNS, len(metrics))
     rows = math.ceil(len(metrics) / columns)
     legend = _LEGEND_ROW * math.ceil(len(drawn) / 3) if len(drawn) > 1 else 0.0
-    width, height = _WIDTH / _COLUMNS * columns, _HEIGHT * rows + legend
+    width, height = WIDTH / _COLUMNS * columns, _HEIGHT * rows + legend
     titles = dict(zip(table.metrics, header(table)[-len(table.metrics) :], strict=True))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         for index, metric in enumerate(metrics):
             row, column = divmod(index, columns)
@@ -143,7 +143,7 @@ def _panel(axes: Axes, table: Table, metric: str, x: Scale, drawn: Sequence[Line
         for at, group in line.groups:
             _spread(axes, at + shift, group, metric, colour, seeds=bool(table.seeds))
     if not table.axes and (found := table.groups[0].summary(metric)):
-        axes.axhline(found.mean, color=_GREY, linewidth=0.9, linestyle="--", zorder=1)
+        axes.axhline(found.mean, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))
 
 
@@ -179,7 +179,7 @@ def _x_axis(axes: Axes, x: Scale) -> None:
     axes.set_xlim(low - margin, high + margin)
     if x.zero is not None:
         beyond = places[1][1]
-        axes.axvline(x.zero + 0.5 * (beyond - x.zero), color=_GREY, linewidth=0.9, linestyle=":")
+        axes.axvline(x.zero + 0.5 * (beyond - x.zero), color=GREY, linewidth=0.9, linestyle=":")
         axes.axvspan(low - margin, x.zero + 0.5 * (beyond - x.zero), color="#f2f3f5", zorder=0, linewidth=0)
 
 
@@ -197,6 +197,6 @@ def _saved(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
     found = BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(found, format=kind, dpi=160, facecolor="white", metadata={"Date": None} if kind == "svg" else {})
     return found.getvalue()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gptlife.pipelines.figures import _COLOURS, Draw, Log, _curves, _figure, line
+from gptlife.pipelines.report.figures import COLOURS, Draw, Log, curves, figure, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ def ppo(log: Log) -> str:
 
     def panel(title: str, *keys: str, guide: float | None = None, why: str = "not logged", least: float = -1e9) -> Draw:
         names = [(key, _NAMES.get(key, key)) for key in keys]
-        return _curves(title, [line(log, key, name) for key, name in names], guide=guide, why=why, least=least)
+        return curves(title, [line(log, key, name) for key, name in names], guide=guide, why=why, least=least)
 
     panels = [
         panel("score, as trained on", "score", "rlhf_reward"),
@@ -36,7 +36,7 @@ def ppo(log: Log) -> str:
         panel("pretraining loss, nats a token", "ptx_loss", why="no pretraining mix\n(ppo.pretraining)"),
         panel("distinct words and word pairs", "distinct_1", "distinct_2"),
     ]
-    return _figure("ppo", "PPO over its steps, in twelve panels", panels)
+    return figure("ppo", "PPO over its steps, in twelve panels", panels)
 
 
 _NAMES = {
@@ -64,15 +64,15 @@ def runs(found: Sequence[tuple[str, Log]]) -> str:
             ("kl", "KL, nats an answer", "not logged"),
         ):
             lines = [line(log, key, name) for name, log in together]
-            draws.append(_curves(title, lines, why=why, legend=False))
-    return _figure("runs", "Score, gold score and KL of every online run", draws, columns=4, left=0.5)
+            draws.append(curves(title, lines, why=why, legend=False))
+    return figure("runs", "Score, gold score and KL of every online run", draws, columns=4, left=0.5)
 
 
 def _names(names: Sequence[str]) -> Draw:
     """A legend in a place of its own."""
 
     def draw(axes: Axes) -> None:
-        for name, colour in zip(names, _COLOURS, strict=False):
+        for name, colour in zip(names, COLOURS, strict=False):
             axes.plot([], [], color=colour, label=name)
         axes.set_axis_off()
         axes.legend(loc="upper left", bbox_to_anchor=(-0.25, 1.1), handlelength=1.2)

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gptlife.pipelines.findings import Table, is_number
-from gptlife.pipelines.findings_evaluation import Answerer
+from gptlife.pipelines.report.findings import Table, is_number
+from gptlife.pipelines.report.findings_evaluation import Answerer
 
 
 def tax(evaluation: Table, who: Mapping[str, Answerer]) -> Table:
