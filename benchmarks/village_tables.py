@@ -218,7 +218,7 @@ def reward_models(found: Lives) -> str:
     ece = of_seeds(found, lambda life: life["reward_model"].metrics["calibration"]["ece"], 3)
     return (
         table(head, rows) + f"\n\nAlways the longer answer: {longer} %. Expected calibration error of the last: {ece}. "
-        "The last one has the largest size's trunk, the others the middle size's."
+        "All have the middle size's trunk."
     )
 
 
