@@ -25,7 +25,7 @@ LEFT_OUT = {
     "rounds": {"rloo", "dpo"},
     "instructgpt-village": set(),
     "smoke": {"rloo", "dpo"},
-    "real-small": {"comparisons", *RIVALS},
+    "real-small": {"comparisons", "rloo", "dpo"},
     "gpt2-small": {"comparisons", *RIVALS},
     "align-existing": {"tokenizer", "comparisons", *RIVALS},
 }
