@@ -176,9 +176,9 @@ def paths(metrics: Any, path: str = "") -> Iterator[str]:
 def usual(stage: str, metrics: Metrics) -> list[str]:
     """The paths that tell most of a stage's result, those that its metrics have."""
     if stage == "evaluation":
-        models = list(metrics.get("models") or {})
-        last = models[-1] if models else ""
-        wanted = [f"win_rates[{last},sft]", *(f"models.{name}.score" for name in models), f"tax.{last}.validation_loss"]
+        models = [name for name in metrics.get("models") or {} if not name.startswith("base")]
+        led = "ppo" if "ppo" in models else next(iter(models[::-1]), "")
+        wanted = [f"win_rates[{led},sft]", *(f"models.{name}.score" for name in models), f"tax.{led}.validation_loss"]
     else:
         wanted = [*_USUAL.get(stage, _ANYWHERE)]
     return [path for path in wanted if measured(metrics, path)]
