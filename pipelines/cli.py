@@ -77,7 +77,7 @@ def run(
     recipe: RecipeName,
     overrides: Overrides = None,
     store: StoreDir = HERE,
-    until: Annotated[str | None, typer.Option(help="The last step to run.")] = None,
+    until: Annotated[str | None, typer.Option(help="Make this step, and what it rests on.")] = None,
     fresh: Annotated[
         list[str] | None, typer.Option(help="Remove this step's output and make it again (repeatable; `all`).")
     ] = None,
@@ -98,7 +98,7 @@ def sweep(
         typer.Argument(help="field=value,value,...: ppo.kl_coef=0,0.02,0.1 seed=0,1,2; single values as in `run`."),
     ],
     store: StoreDir = HERE,
-    until: Annotated[str | None, typer.Option(help="The last step to run.")] = None,
+    until: Annotated[str | None, typer.Option(help="Make this step, and what it rests on.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help=r"A column: evaluation.win_rates\[ppo,sft].rate (repeatable).")
     ] = None,

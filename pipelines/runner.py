@@ -33,7 +33,7 @@ def run(
     fresh: Sequence[str] = (),
     report: Path | None = None,
 ) -> int:
-    """Make everything in `planned` that is not there, up to the step `until`, and write the report.
+    """Make everything in `planned` that is not there, or the step `until` and what it rests on; write the report.
 
     `fresh` names steps whose outputs are removed first (`all`: every one); what lies downstream of them stays.
 
@@ -185,17 +185,23 @@ def _download(adopted: Adopted, partial: Path) -> str | None:
 
 
 def up_to(planned: list[Planned], until: str | None) -> list[Planned]:
-    """The steps up to `until`.
+    """The step `until` and all that it rests on, in their order; everything where it is None.
 
     Raises:
         UserError: where there is no such step.
     """
-    names = [step.name for step in planned]
+    by_name = {step.name: step for step in planned}
     if until is None:
         return planned
-    if until not in names:
-        raise UserError(f"--until {until}: the recipe has no such step{suggest(until, names)}")
-    return planned[: names.index(until) + 1]
+    if until not in by_name:
+        raise UserError(f"--until {until}: the recipe has no such step{suggest(until, list(by_name))}")
+    needed: set[str] = set()
+    waiting = [by_name[until]]
+    while waiting:
+        step = waiting.pop()
+        needed.add(step.name)
+        waiting += step.inputs.values()
+    return [step for step in planned if step.name in needed]
 
 
 def _remove_fresh(wanted: list[Planned], store: Store, fresh: Sequence[str]) -> None:

@@ -163,3 +163,16 @@ def test_extending_in_a_circle_is_refused(chain, folder, value):
     (folder / "other.yaml").write_text("extends: me.yaml\n", encoding="utf-8")
     with pytest.raises(UserError, match=r": extends: expected another recipe's name or path, found "):
         recipe.load("me.yaml", [], chain)
+
+
+def test_until_makes_a_step_and_what_it_rests_on(load, folder):
+    from gptlife.pipelines import runner
+
+    steps = planner.plan(load(BRANCHES), Store(folder / "store"))
+    assert [step.name for step in runner.up_to(steps, "comparisons_2")] == [
+        "tokenizer",
+        "pretrain",
+        "sft_slow",
+        "comparisons_2",
+    ]
+    assert runner.up_to(steps, None) == steps
