@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from lives import Lives, Step, of_seeds, preference, spread, table
+from lives import Life, Lives, Step, of_seeds, preference, spread, table
 
 from gptlife.reward.overoptimisation import Form, fit, predict_peak
 
@@ -152,49 +153,38 @@ def _reward_reader(name: str) -> Callable[[Any], float]:
 
 def honesty(found: Lives) -> str:
     """Truthful, truthful and informative, hallucination."""
-    rows = []
-    for size in SIZES:
-        for kind in KINDS:
-            name = model(kind, size)
-            rows.append(
-                [
-                    f"{NAMES[kind]}, {million(found, size)}",
-                    *(
-                        of_seeds(found, _verdict("honesty", name, which), 1, 100)
-                        for which in ("truthful", "truthful_informative", "hallucination")
-                    ),
-                ]
-            )
     first = next(iter(found.values()))["evaluation"].metrics["honesty"]["sft"]
     count = {which: first[which]["n"] for which in ("truthful", "hallucination")}
+    readers = [_honest(which) for which in ("truthful", "truthful_informative", "hallucination")]
     return (
         f"Truthfulness on the {count['truthful']} questions of fact, hallucination on the {count['hallucination']} "
         "prompts that bring their text along; %.\n\n"
-        + table(["", "truthful", "truthful and informative", "hallucinates"], rows)
+        + table(["", "truthful", "truthful and informative", "hallucinates"], _by_model(found, readers))
     )
-
-
-def _verdict(part: str, name: str, which: str) -> Callable[[Any], float]:
-    return lambda life: float(life["evaluation"].metrics[part][name][which]["mean"])
 
 
 def rudeness(found: Lives) -> str:
     """Share of rude answers to the same tasks, asked plainly and asked politely."""
+    readers = [_rude(which) for which in ("neutral", "polite")]
+    return table(["rude answers, %", "not asked", "asked to be polite"], _by_model(found, readers))
+
+
+def _by_model(found: Lives, readers: Sequence[Callable[[Life, str], float]]) -> list[list[str]]:
+    """A row a size and kind; a column a reader, in percent."""
     rows = []
     for size in SIZES:
         for kind in KINDS:
-            name = model(kind, size)
-            rows.append(
-                [
-                    f"{NAMES[kind]}, {million(found, size)}",
-                    *(of_seeds(found, _rude(which, name), 1, 100) for which in ("neutral", "polite")),
-                ]
-            )
-    return table(["rude answers, %", "not asked", "asked to be polite"], rows)
+            cells = [of_seeds(found, partial(read, name=model(kind, size)), 1, 100) for read in readers]
+            rows.append([f"{NAMES[kind]}, {million(found, size)}", *cells])
+    return rows
 
 
-def _rude(which: str, name: str) -> Callable[[Any], float]:
-    return lambda life: float(life["evaluation"].metrics["further"][which][name]["verdicts"]["rude"]["mean"])
+def _honest(which: str) -> Callable[[Life, str], float]:
+    return lambda life, name: float(life["evaluation"].metrics["honesty"][name][which]["mean"])
+
+
+def _rude(which: str) -> Callable[[Life, str], float]:
+    return lambda life, name: float(life["evaluation"].metrics["further"][which][name]["verdicts"]["rude"]["mean"])
 
 
 def reward_models(found: Lives) -> str:

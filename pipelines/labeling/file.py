@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlife.data.config import UserError
+from gptlife.stages.artifact import sync_directory
 
 Row = dict[str, Any]
 _BEGINNING = b'{"messages": '
@@ -107,7 +108,7 @@ class LabelFile:
                 os.truncate(self.path, before)  # half a line would spoil the next one
                 raise
         if before == 0:
-            _sync_folder(self.path.parent)
+            sync_directory(self.path.parent)
 
     def _rewrite(self, key: str, line: bytes) -> None:
         """The file with this labeler's first row of `key` replaced by `line`, and without further ones of it."""
@@ -124,7 +125,7 @@ class LabelFile:
         except OSError:
             beside.unlink(missing_ok=True)
             raise
-        _sync_folder(self.path.parent)
+        sync_directory(self.path.parent)
 
     def _is_mine(self, line: bytes, key: str) -> bool:
         if key.encode() not in line:  # spares most lines the parsing
@@ -137,11 +138,3 @@ def _write(file: Any, data: bytes) -> None:
     while data:
         data = data[file.write(data) :]
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
