@@ -23,7 +23,7 @@ RUNS = {
     "over_1200": "PPO, 1,200 rankings",
     "over_4800": "PPO, 4,800 rankings",
     "over_1200_kl": "PPO, 1,200 rankings, β 0.1",
-    "over_1200_ensemble": "PPO, 1,200 rankings, three reward models, mean − std",
+    "over_1200_ensemble": "PPO, 1,200 rankings, ensemble of 3",
 }
 
 
