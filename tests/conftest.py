@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("gptlife", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gptlife")
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: a job started in the background ignores it, and so would every child that the tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 NAMES = ("Anna", "Bert", "Cleo", "Dora", "Emil", "Fred", "Gina", "Hugo")
 THINGS = ("hat", "cup", "cat", "dog", "book", "boat")
