@@ -21,6 +21,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,34 +171,48 @@ class Best:
         return {**self.kept["metrics"], "best_step": self.kept["step"]}
 
 
-def _group_loss(
-    model: nn.Module, examples: Examples, loss: Loss, device: torch.device, spare: int, group: Sequence[int]
-) -> tuple[Tensor, Sums]:
-    """The loss of one micro-batch; an empty one costs a forward pass on `spare` and counts nothing."""
-    loss_sum, sums = loss(model, on_device(examples.collate(group or [spare]), device))
-    return (loss_sum, sums) if group else (loss_sum * 0.0, {name: value * 0.0 for name, value in sums.items()})
+@dataclass(frozen=True)
+class _Descent:
+    """What takes one optimizer step after another; which rows and draws a step has is a function of its number."""
 
+    model: nn.Module
+    optimizer: Any
+    examples: Examples
+    schedule: Schedule
+    loss: Loss
+    describe: Describe
+    config: TrainingConfig
+    accelerator: Accelerator
+    name: str
 
-def _descend(
-    model: nn.Module,
-    optimizer: Any,
-    examples: Examples,
-    batch: Sequence[int],
-    loss: Loss,
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    describe: Describe,
-    place: str,
-) -> dict[str, float]:
-    """One optimizer step on a global batch; what `describe` says of it, and the gradient norm."""
-    denominator = sum(examples.weights[index] for index in batch)
-    groups = micro_batches(batch, examples.lengths, accelerator, config.micro_batch_tokens)
-    group_loss = partial(_group_loss, model, examples, loss, accelerator.device, batch[0])
-    sums = gather_sums(accelerator, backward_over(accelerator, model, groups, group_loss, denominator))
-    if not math.isfinite(sums["loss"]):
-        raise UserError(f"{place}: loss is {sums['loss']} on rows {batch[:8]}; lower learning_rate")
-    norm = finite_step(accelerator, model, optimizer, config.max_grad_norm, place)
-    return {**describe(sums, denominator), "grad_norm": norm}
+    def take(self, step: int) -> tuple[dict[str, float], int]:
+        """Step number `step` (from 0) on its global batch; its metrics, and the tokens that it read."""
+        tick, batch = time.monotonic(), self.schedule.batch(step)
+        seed_step(self.config.seed, step, self.accelerator.process_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rates[step]
+        denominator = sum(self.examples.weights[index] for index in batch)
+        groups = micro_batches(batch, self.examples.lengths, self.accelerator, self.config.micro_batch_tokens)
+        group_loss = partial(self._group_loss, batch[0])
+        totals = backward_over(self.accelerator, self.model, groups, group_loss, denominator)
+        sums, place = gather_sums(self.accelerator, totals), f"{self.name}: step {step + 1}"
+        if not math.isfinite(sums["loss"]):
+            raise UserError(f"{place}: loss is {sums['loss']} on rows {batch[:8]}; lower learning_rate")
+        norm = finite_step(self.accelerator, self.model, self.optimizer, self.config.max_grad_norm, place)
+        read = sum(self.examples.lengths[index] for index in batch)
+        metrics = {
+            **self.describe(sums, denominator),
+            "grad_norm": norm,
+            "learning_rate": self.schedule.rates[step],
+            "tokens_per_second": read / (time.monotonic() - tick),
+        }
+        return metrics, read
+
+    def _group_loss(self, spare: int, group: Sequence[int]) -> tuple[Tensor, Sums]:
+        """The loss of one micro-batch; an empty one costs a forward pass on `spare` and counts nothing."""
+        batch = on_device(self.examples.collate(group or [spare]), self.accelerator.device)
+        loss_sum, sums = self.loss(self.model, batch)
+        return (loss_sum, sums) if group else (loss_sum * 0.0, {name: value * 0.0 for name, value in sums.items()})
 
 
 def fit(
@@ -236,22 +251,12 @@ def fit(
     begun = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
     model.train()
+    descent = _Descent(model, optimizer, examples, schedule, loss, describe, config, accelerator, name)
     with Journal(output, name, total, start=step, track=config.track, main=accelerator.is_main_process) as journal:
         while step < total:
-            tick, batch = time.monotonic(), schedule.batch(step)
-            seed_step(config.seed, step, accelerator.process_index)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rates[step]
-            place = f"{name}: step {step + 1}"
-            described = _descend(model, optimizer, examples, batch, loss, config, accelerator, describe, place)
-            read = sum(examples.lengths[index] for index in batch)
+            taken, read = descent.take(step)
             step, tokens = step + 1, tokens + read
-            metrics = {
-                **described,
-                "learning_rate": schedule.rates[step - 1],
-                "tokens": tokens,
-                "tokens_per_second": read / (time.monotonic() - tick),
-            }
+            metrics = {**taken, "tokens": tokens}
             validated = validate is not None and (step == total or bool(validate_every and step % validate_every == 0))
             if validate is not None and validated:
                 model.eval()
