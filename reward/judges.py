@@ -1,9 +1,9 @@
-"""Who says which answer is better: judges (a score an answer), preferences (of two answers) and labelers (a ranking).
+"""Who says which answer is better: judges (a score an answer) and labelers (a ranking of K answers).
 
-A judge is a function `(prompts, answers) -> scores`, a preference one `(prompts, answers_a, answers_b) -> numbers`: 1
-where A is better, 0 where B is, .5 for a tie. A labeler is one `(prompt, answers, rng) -> ranks` with a name and a
+A judge is a function `(prompts, answers) -> scores`, a labeler one `(prompt, answers, rng) -> ranks` with a name and a
 group. `prompts` are rows `{"messages": [...], "meta": {...}}` as they came from the data. The Village's gold judge and
-its people, a Python function of the user's, a reward model and an LLM all reach the stages through these shapes.
+its people, a Python function of the user's and a reward model reach the stages through these two shapes; an LLM only
+compares two answers (`llm.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from gptlife.reward.llm import LLMJudgeConfig
 
 Prompt = dict[str, Any]
 Judge = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
-Preference = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], list[float]]
 
 
 def identity_of_function(reference: str, hash_file: HashFile) -> str:
@@ -132,20 +131,6 @@ def load_judge(config: JudgeConfig, field: str = "judge") -> Judge:
     return checked(load_function(config.function, field), config.function)
 
 
-def preference_of(judge: Judge) -> Preference:
-    """The preference of a judge that scores: the higher score wins, equal scores are a tie."""
-
-    def prefer(prompts: Sequence[Prompt], answers_a: Sequence[str], answers_b: Sequence[str]) -> list[float]:
-        from gptlife.reward.winrate import preferences_of
-
-        if not prompts:
-            return []
-        found: list[float] = preferences_of(judge(prompts, answers_a), judge(prompts, answers_b)).tolist()
-        return found
-
-    return prefer
-
-
 def checked(function: Judge, name: str) -> Judge:
     """A user's function whose result is checked: as many finite numbers as answers."""
 
@@ -175,6 +160,13 @@ def village_verdicts(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[
             raise UserError("judge.village: a prompt has no `meta`, so it is not of the Village; use another judge")
         found.append({name: float(value) for name, value in judge(prompt["meta"], answer)._asdict().items()})
     return found
+
+
+def village_kinds(prompts: Sequence[Prompt]) -> list[str | None]:
+    """What a Village prompt asks of honesty: `factual` (a fact of its world), `closed` (a text it brings), or None."""
+    from gptlife.data.village.judge import kind_of
+
+    return [kind_of(prompt["meta"]) for prompt in prompts]
 
 
 def load_panel(config: PanelConfig, field: str = "labelers") -> list[Labeler]:

@@ -125,7 +125,7 @@ class _Question(NamedTuple):
 
 
 class LLMJudge:
-    """Asks an LLM which answer is better; `prefer` is a `Preference`.
+    """Asks an LLM which answer is better.
 
     `cache` is the file of replies, made where there is none (its folder must be there); None: replies live as long as
     this object. `place` begins every complaint. `progress(done, total)` is called in the caller's thread, with the

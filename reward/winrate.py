@@ -81,7 +81,7 @@ def preferences_of(scores_a: Numbers, scores_b: Numbers) -> Floats:
     return 0.5 * (1 + np.sign(a_N - b_N))
 
 
-def win_rate_of(preferences: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
+def win_rate(preferences: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
     """Mean preference of A over B; what is neither 1 nor 0 counts as a tie.
 
     Raises:
@@ -92,33 +92,7 @@ def win_rate_of(preferences: Numbers, n_boot: int = 2000, seed: int = 0) -> WinR
     return _with_counts(preferences_N, estimate.mean, estimate.low, estimate.high)
 
 
-def win_rate(scores_a: Numbers, scores_b: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
-    """`win_rate_of` from scores: the fraction of prompts where A scores higher, ties half.
-
-    Raises:
-        ValueError: as `preferences_of` does.
-    """
-    return win_rate_of(preferences_of(scores_a, scores_b), n_boot, seed)
-
-
 def length_controlled(
-    scores_a: Numbers,
-    scores_b: Numbers,
-    lengths_a: Numbers,
-    lengths_b: Numbers,
-    n_boot: int = 2000,
-    seed: int = 0,
-    ridge: float = 0.1,
-) -> WinRate:
-    """`length_controlled_of` from scores.
-
-    Raises:
-        ValueError: as `preferences_of` and `length_controlled_of` do.
-    """
-    return length_controlled_of(preferences_of(scores_a, scores_b), lengths_a, lengths_b, n_boot, seed, ridge)
-
-
-def length_controlled_of(
     preferences: Numbers,
     lengths_a: Numbers,
     lengths_b: Numbers,
@@ -131,7 +105,7 @@ def length_controlled_of(
     `ridge` is the precision of the prior on the slope, > 0.
 
     Raises:
-        ValueError: as `win_rate_of` does, for lengths of another number, and when `ridge` is too small for the fit to
+        ValueError: as `win_rate` does, for lengths of another number, and when `ridge` is too small for the fit to
             settle.
     """
     preference_N = _shares(preferences)

@@ -14,16 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gptlife.reward.judges import Prompt
-from gptlife.reward.winrate import bootstrap_mean, length_controlled_of, win_rate_of
+from gptlife.reward.winrate import bootstrap_mean, length_controlled, win_rate
 from gptlife.stages.answerers import MAIN, Answerer
 
 Table = dict[str, Any]
 Verdict = dict[str, float]
 Prefer = Callable[[str, str], list[float]]
 """(name of A, name of B) -> preference of A over B for every prompt of the main set."""
-
-FACTUAL = "fact"
-"""The Village's tasks that ask for a fact of its world."""
 
 
 def described(
@@ -39,10 +36,12 @@ def described(
     return found
 
 
-def honesty(rows: Sequence[Prompt], verdicts: Sequence[Verdict]) -> Table:
-    """Truthfulness on questions of fact, and hallucination on prompts with a text; what has no prompt is left out."""
-    factual = [verdict for row, verdict in zip(rows, verdicts, strict=True) if row["meta"]["task"] == FACTUAL]
-    closed = [verdict for row, verdict in zip(rows, verdicts, strict=True) if "context" in row["meta"]]
+def honesty(kinds: Sequence[str | None], verdicts: Sequence[Verdict]) -> Table:
+    """Truthfulness on `factual` prompts, hallucination on `closed` ones; what has no prompt is left out."""
+    factual, closed = (
+        [verdict for kind, verdict in zip(kinds, verdicts, strict=True) if kind == wanted]
+        for wanted in ("factual", "closed")
+    )
     found = {}
     if factual:
         found["truthful"] = _mean([verdict["true"] for verdict in factual])
@@ -64,12 +63,12 @@ def win_rates(answerers: dict[str, Answerer], prefer: Prefer, baseline: str, onl
     for a, b in dict.fromkeys(pairs):
         preferences = prefer(a, b)
         words_a, words_b = ([len(text.split()) for text in answerers[name].answers[MAIN]] for name in (a, b))
-        controlled = length_controlled_of(preferences, words_a, words_b)
+        controlled = length_controlled(preferences, words_a, words_b)
         table.append(
             {
                 "a": a,
                 "b": b,
-                **win_rate_of(preferences)._asdict(),
+                **win_rate(preferences)._asdict(),
                 "length_controlled": {"rate": controlled.rate, "low": controlled.low, "high": controlled.high},
             }
         )

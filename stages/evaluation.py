@@ -20,7 +20,7 @@ from pathlib import Path
 from gptlife.data.config import Execution, UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges import JudgeConfig
+from gptlife.reward.judges import JudgeConfig, village_kinds
 from gptlife.stages.stage import Metrics, Stage, StageConfig
 
 ANSWERERS = ("base", "sft", "ppo", "rloo", "dpo", "best_of_n")
@@ -124,7 +124,8 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
     scores = {name: judged.scores(name, MAIN) for name in answerers}
     if config.judge.village:
         metrics["use_cases"] = comparing.by_use_case(rows, {name: own for name, own in scores.items() if own})
-        metrics["honesty"] = {name: comparing.honesty(rows, judged.verdicts(name, MAIN) or []) for name in answerers}
+        kinds = village_kinds(rows)
+        metrics["honesty"] = {name: comparing.honesty(kinds, judged.verdicts(name, MAIN) or []) for name in answerers}
     with (output / "answers.jsonl").open("w", encoding="utf-8") as file:
         for i, row in enumerate(rows):
             given = {
@@ -145,7 +146,7 @@ def _check(config: EvaluationConfig, answering: dict[str, Path], reward: Path | 
         raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
 
 
-STAGE = Stage("evaluation", EvaluationConfig, run, optional=(*ANSWERERS, "reward"), open=True, version=2)
+STAGE = Stage("evaluation", EvaluationConfig, run, optional=(*ANSWERERS, "reward"), open=True, version=3)
 
 if __name__ == "__main__":
     STAGE.main()

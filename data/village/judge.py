@@ -69,6 +69,16 @@ class _Reading(NamedTuple):
         return f" {' '.join(tokens_of(phrase))} " in self.padded
 
 
+def kind_of(meta: dict[str, Any]) -> str | None:
+    """`factual`: the prompt asks for a fact of the world; `closed`: its text is all that may be used; else None.
+
+    Who writes a notice may invent, though what was lost and where is given.
+    """
+    if meta["task"] == "fact":
+        return "factual"
+    return "closed" if "context" in meta and meta["task"] not in _INVENTING else None
+
+
 def judge(meta: dict[str, Any], answer: str) -> Verdict:
     """The verdict on `answer` to the prompt that `meta` belongs to. Any string is fine."""
     world = world_of(*meta["world"])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlife.data.village import VillageSource, rows, tasks
-from gptlife.data.village.judge import Verdict, judge
+from gptlife.data.village.judge import Verdict, judge, kind_of
 from gptlife.data.village.lexicon import ANIMALS, FOODS, PLACES
 from gptlife.data.village.world import world_of
 
@@ -208,3 +208,13 @@ def test_rudeness_costs_twice_as_much_where_manners_were_asked_for() -> None:
     assert judge(STORY, rude) == Verdict(1.0, True, True, True, 0.5)
     assert judge({**STORY, "polite": True}, rude) == Verdict(1.0, True, True, True, 0.25)
     assert judge({**STORY, "polite": True}, GOOD_STORY).score == 1.0
+
+
+def test_kinds_of_prompts() -> None:
+    assert [kind_of(meta) for meta in (STORY, WHERE, FOOD_LIST)] == [None, "factual", None]
+    kinds: dict[str | None, set[str]] = {}
+    for row in DEMONSTRATIONS:
+        kinds.setdefault(kind_of(row["meta"]), set()).add(row["meta"]["use_case"])
+    assert kinds["factual"] == {"open_qa"}
+    assert {"closed_qa", "summarization", "extract", "rewrite"} <= kinds["closed"]
+    assert not kinds["closed"] & {"generation", "chat", "brainstorming"}

@@ -46,12 +46,6 @@ def test_a_function_judges(code: Path) -> None:
     assert judge(f"{code}:length")(PROMPTS, ["a", "abc"]) == [1.0, 3.0]
 
 
-def test_a_judge_that_scores_prefers_the_higher_score(code: Path) -> None:
-    prefer = judges.preference_of(judge(f"{code}:length"))
-    assert prefer([*PROMPTS, PROMPTS[0]], ["abc", "a", "ab"], ["a", "abc", "xy"]) == [1.0, 0.0, 0.5]
-    assert prefer([], [], []) == []
-
-
 def test_a_module_judges() -> None:
     assert judges.load_function("math:sqrt", "x")(9.0) == 3.0
 

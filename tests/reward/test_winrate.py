@@ -8,14 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlife.reward.winrate import (
-    bootstrap_mean,
-    length_controlled,
-    length_controlled_of,
-    preferences_of,
-    win_rate,
-    win_rate_of,
-)
+from gptlife.reward import winrate
+from gptlife.reward.winrate import bootstrap_mean, preferences_of
+
+
+def win_rate(scores_a, scores_b, **settings):
+    return winrate.win_rate(preferences_of(scores_a, scores_b), **settings)
+
+
+def length_controlled(scores_a, scores_b, lengths_a, lengths_b, **settings):
+    return winrate.length_controlled(preferences_of(scores_a, scores_b), lengths_a, lengths_b, **settings)
 
 
 def sigmoid(x):
@@ -31,10 +33,10 @@ def test_win_rate_by_hand():
 
 def test_preferences_by_hand():
     assert preferences_of([3, 1.0, 5, 0], [1, 1.0, 2, 4]).tolist() == [1, 0.5, 1, 0]
-    result = win_rate_of([1, 0.5, 1, 0])
+    result = winrate.win_rate([1, 0.5, 1, 0])
     assert (result.rate, result.wins, result.ties, result.losses, result.n) == (0.625, 2, 1, 1, 4)
     assert result == win_rate([3, 1.0, 5, 0], [1, 1.0, 2, 4])
-    assert result != win_rate_of([1, 0.5, 1, 0.5])
+    assert result != winrate.win_rate([1, 0.5, 1, 0.5])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=20))
@@ -141,9 +143,9 @@ def test_length_controlled_against_gradient_descent():
 def test_length_controlled_from_preferences():
     scores_a, scores_b, lengths_a, lengths_b = loses_to_length(n=100)
     by_hand = [1.0 if a > b else 0.0 for a, b in zip(scores_a, scores_b, strict=True)]
-    result = length_controlled_of(by_hand, lengths_a, lengths_b, n_boot=20)
+    result = winrate.length_controlled(by_hand, lengths_a, lengths_b, n_boot=20)
     assert result == length_controlled(scores_a, scores_b, lengths_a, lengths_b, n_boot=20)
-    assert result != length_controlled_of(by_hand, lengths_b, lengths_b, n_boot=20)
+    assert result != winrate.length_controlled(by_hand, lengths_b, lengths_b, n_boot=20)
 
 
 def test_length_controlled_changes_sides():
@@ -196,9 +198,9 @@ def test_refuses():
     with pytest.raises(ValueError, match="found 2 and 1 for 2"):
         length_controlled([1, 2], [1, 2], [3, 3], [4])
     with pytest.raises(ValueError, match=r"preferences: lie in 0 \.\. 1, found 0\.0 \.\. 2\.0"):
-        win_rate_of([0, 2])
+        winrate.win_rate([0, 2])
     with pytest.raises(ValueError, match="preferences: lie in"):
-        length_controlled_of([-1, 1], [1, 1], [1, 1])
+        winrate.length_controlled([-1, 1], [1, 1], [1, 1])
     with pytest.raises(ValueError, match="ridge must be > 0"):
         length_controlled([1], [2], [3], [4], ridge=0.0)
     with pytest.raises(ValueError, match="n_boot must be >= 1"):

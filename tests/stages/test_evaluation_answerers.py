@@ -67,10 +67,7 @@ def test_verdicts_are_means_with_intervals() -> None:
 
 
 def test_honesty_counts_by_hand() -> None:
-    def row(task: str, **more: Any) -> dict[str, Any]:
-        return {"meta": {"task": task, **more}}
-
-    rows = [row("fact"), row("fact"), row("fact"), row("sum", context="x"), row("extract", context="y"), row("story")]
+    kinds = ["factual", "factual", "factual", "closed", "closed", None]
     verdicts = [
         {"true": 1.0, "follows": 1.0},
         {"true": 1.0, "follows": 0.5},
@@ -79,11 +76,11 @@ def test_honesty_counts_by_hand() -> None:
         {"true": 1.0, "follows": 0.0},
         {"true": 0.0, "follows": 0.0},
     ]
-    found = comparing.honesty(rows, verdicts)
+    found = comparing.honesty(kinds, verdicts)
     assert found["truthful"]["mean"] == pytest.approx(2 / 3)
     assert found["truthful_informative"]["mean"] == pytest.approx(1 / 3)
     assert found["hallucination"]["mean"] == 0.5
-    assert comparing.honesty([row("story")], [{"true": 1.0, "follows": 1.0}]) == {}
+    assert comparing.honesty([None], [{"true": 1.0, "follows": 1.0}]) == {}
 
 
 def test_an_llm_is_asked_about_pairs_with_the_baseline_only() -> None:
