@@ -15,6 +15,7 @@ import platform
 from importlib import resources
 from pathlib import Path
 
+import village_overoptimisation
 from lives import Lives, lives
 from village_figures import figure_one, over_optimisation_figure, sweep_figure
 from village_tables import (
@@ -22,7 +23,6 @@ from village_tables import (
     cost,
     figure_one_table,
     honesty,
-    over_optimisation_tables,
     reward_models,
     rudeness,
     sweep_table,
@@ -81,7 +81,7 @@ def page(found: Lives, jobs: int, notes: Path) -> str:
         reward_models(found),
         "## Over-optimisation",
         f"![Gold and proxy score against the distance from SFT]({folder}/over-optimisation.svg)",
-        over_optimisation_tables(found),
+        village_overoptimisation.tables(found),
         "## β and γ",
         f"![Gold score and pretraining loss over beta and gamma]({folder}/sweeps.svg)",
         sweep_table(found),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +20,12 @@ import numpy as np
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.planner import Planned, plan
 from gptlife.pipelines.recipe import load
+from gptlife.pipelines.report.record import Record, read
 from gptlife.pipelines.store import Store
-from gptlife.reward.winrate import bootstrap_mean
-from gptlife.stages.journal import read_log
+from gptlife.reward.winrate import bootstrap_mean, preferences_of
 
-
-@dataclass(frozen=True)
-class Step:
-    """A finished step: its files, read when they are asked for."""
-
-    planned: Planned
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """metrics.json."""
-        return dict(json.loads((self.planned.path / "metrics.json").read_text(encoding="utf-8")))
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """manifest.json."""
-        return dict(json.loads((self.planned.path / "manifest.json").read_text(encoding="utf-8")))
-
-    @cached_property
-    def log(self) -> list[dict[str, Any]]:
-        """log.jsonl."""
-        return read_log(self.planned.path)
-
-    @cached_property
-    def answers(self) -> list[dict[str, Any]]:
-        """answers.jsonl."""
-        text = (self.planned.path / "answers.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-
-
-Life = dict[str, Step]
+Life = dict[str, Record]
+"""What lies on disk of every step, by its name."""
 Lives = dict[int, Life]
 
 
@@ -66,7 +38,7 @@ def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1) -> Live
     if any(step.state != "done" for seed in seeds for step in planned(seed)):
         words = ["sweep", recipe, f"seed={','.join(map(str, seeds))}", "--store", str(store), "--jobs", str(jobs)]
         subprocess.run([sys.executable, "-m", "gptlife.pipelines.cli", *words], check=True)
-    return {seed: {step.name: Step(step) for step in planned(seed)} for seed in seeds}
+    return {seed: {step.name: read(step) for step in planned(seed)} for seed in seeds}
 
 
 @dataclass(frozen=True)
@@ -94,22 +66,24 @@ def over_prompts(values_SN: Sequence[Sequence[float]]) -> Cell:
     return Cell(estimate.mean, estimate.low, estimate.high, tuple(table.mean(1).tolist()))
 
 
-def scores(life: Life, step: str, model: str) -> list[float]:
-    """A model's gold scores on an evaluation's prompts."""
-    return [float(row["answers"][model]["score"]) for row in life[step].answers]
-
-
 def preference(found: Lives, step: str, a: str, b: str) -> Cell:
-    """How often A is preferred to B, ties half."""
-    return over_prompts(
-        [
-            [
-                0.5 + 0.5 * float(np.sign(x - y))
-                for x, y in zip(scores(life, step, a), scores(life, step, b), strict=True)
-            ]
-            for life in found.values()
-        ]
-    )
+    """How often A is preferred to B by the gold scores of an evaluation's answers, ties half."""
+
+    def of_life(life: Life) -> list[float]:
+        rows = [row["answers"] for row in answers(life[step].step.path)]
+        preferences: list[float] = preferences_of(
+            [row[a]["score"] for row in rows], [row[b]["score"] for row in rows]
+        ).tolist()
+        return preferences
+
+    return over_prompts([of_life(life) for life in found.values()])
+
+
+@cache
+def answers(path: Path) -> list[dict[str, Any]]:
+    """answers.jsonl of an evaluation."""
+    text = (path / "answers.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def spread(values: Sequence[float], digits: int = 3, scale: float = 1.0) -> str:

@@ -13,20 +13,8 @@ matplotlib.use("Agg")
 import numpy as np
 from lives import Lives, preference
 from matplotlib import pyplot as plt
-from village_tables import (
-    BASELINE,
-    BETAS,
-    GAMMAS,
-    KINDS,
-    NAMES,
-    REWARDS,
-    RUNS,
-    SIZES,
-    best_of_n,
-    model,
-    parameters,
-    trace,
-)
+from village_overoptimisation import CHOSEN_BY, RUNS, best_of_n, run
+from village_tables import BASELINE, BETAS, GAMMAS, KINDS, NAMES, SIZES, model, parameters
 
 COLOURS = ("#8a8f98", "#5b6270", "#1b6ca8", "#c77d0a", "#1a7f4b")
 plt.rcParams |= {
@@ -61,19 +49,21 @@ def figure_one(found: Lives, path: Path) -> None:
 def over_optimisation_figure(found: Lives, path: Path) -> None:
     """Gold (full) and proxy (dashed) over d: best of n on the left, PPO in the middle and, with its guards, right."""
     figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.6), sharey=False)
-    names = [*REWARDS[:3], "ensemble_1200"]
-    for name, colour in zip(names, (*COLOURS[2:], "#8c3b9a"), strict=True):
-        curves = [best_of_n(life["best_of_n"], name) for life in found.values()]
-        d = curves[0][0]
-        _line(panels[0], d, [gold for _, gold, _ in curves], colour, name.replace("_", " "))
-        panels[0].plot(d, np.mean([proxy for *_, proxy in curves], 0) / 4, color=colour, ls="--", lw=0.9)
+    for name, colour in zip(CHOSEN_BY, (*COLOURS[2:], "#8c3b9a"), strict=True):
+        seeds = [best_of_n(life, name) for life in found.values()]
+        d = [point[0] for point in seeds[0].gold]
+        _line(panels[0], d, [[gain for _, gain in one.gold] for one in seeds], colour, name.replace("_", " "))
+        panels[0].plot(
+            d, np.mean([[gain for _, gain in one.proxy] for one in seeds], 0) / 4, color=colour, ls="--", lw=0.9
+        )
     groups = (("over_300", "over_1200", "over_4800"), ("over_1200", "over_1200_kl", "over_1200_ensemble"))
-    for panel, runs in zip(panels[1:], groups, strict=True):
-        for run, colour in zip(runs, COLOURS[2:], strict=True):
+    for panel, names in zip(panels[1:], groups, strict=True):
+        for name, colour in zip(names, COLOURS[2:], strict=True):
             for number, life in enumerate(found.values()):
-                d, gold, proxy = (_smooth(part) for part in trace(life[run]))
-                panel.plot(d, gold, color=colour, lw=1.2, label=RUNS[run] if number == 0 else None)
-                panel.plot(d, np.asarray(proxy) / 4, color=colour, ls="--", lw=0.7)
+                curve = run(life, name)
+                panel.plot(*_smooth(curve.gold), color=colour, lw=1.2, label=RUNS[name] if number == 0 else None)
+                d_smooth, proxy = _smooth(curve.proxy)
+                panel.plot(d_smooth, proxy / 4, color=colour, ls="--", lw=0.7)
     for panel, title in zip(panels, ("best of n", "PPO, β 0", "PPO, 1,200 rankings, guarded"), strict=True):
         panel.axhline(0, color="#b9bdc4", lw=0.8, ls=":")
         panel.set(xlabel="√KL, nats^½", title=title)
@@ -86,14 +76,14 @@ def sweep_figure(found: Lives, path: Path) -> None:
     """Gold score and pretraining loss over beta and gamma; zero stands at the left edge."""
     figure, panels = plt.subplots(2, 2, figsize=(7.6, 5.2), sharex="col")
     readers: tuple[tuple[str, Callable[[Any, str], float]], ...] = (
-        ("gold score", lambda life, run: life["sweeps"].metrics["models"][run]["score"]["mean"]),
-        ("pretraining loss, nats", lambda life, run: life["sweeps"].metrics["tax"][run]["validation_loss"]),
+        ("gold score", lambda life, name: life["sweeps"].metrics["models"][name]["score"]["mean"]),
+        ("pretraining loss, nats", lambda life, name: life["sweeps"].metrics["tax"][name]["validation_loss"]),
     )
     for column, (values, symbol) in enumerate(((BETAS, "β, without the mix"), (GAMMAS, "γ, at β 0.1"))):
         smallest = min(value for value in values.values() if value > 0)
         x = [value or smallest / 4 for value in values.values()]
         for panel, (name, read) in zip(panels[:, column], readers, strict=True):
-            _line(panel, x, [[read(life, run) for run in values] for life in found.values()], COLOURS[2], None)
+            _line(panel, x, [[read(life, name) for name in values] for life in found.values()], COLOURS[2], None)
             sft = np.mean([read(life, "sft") for life in found.values()])
             panel.axhline(sft, color=COLOURS[0], lw=0.9, ls="--", label="SFT")
             panel.set(xscale="log", ylabel=name)
@@ -111,10 +101,11 @@ def _line(axes: Any, x: list[float], seeds: list[list[float]], colour: str, labe
         axes.plot(x, values, color=colour, ls="", marker="o", ms=2.5, alpha=0.6)
 
 
-def _smooth(values: list[float], width: int = 5) -> list[float]:
+def _smooth(points: list[tuple[float, float]], width: int = 5) -> tuple[Any, Any]:
+    """d and gains, each averaged over neighbouring steps."""
     kernel = np.ones(width) / width
-    smoothed: list[float] = np.convolve(values, kernel, mode="valid").tolist()
-    return smoothed
+    d, gains = (np.convolve(part, kernel, mode="valid") for part in zip(*points, strict=True))
+    return d, gains
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-from lives import Life, Lives, Step, of_seeds, preference, spread, table
+from lives import Life, Lives, of_seeds, preference, spread, table
 
-from gptlife.reward.overoptimisation import Form, fit, predict_peak
+from gptlife.pipelines.report.record import Record
 
 SIZES = ("_small", "", "_large")
 KINDS = ("base", "base_prompted", "sft", "plain", "ppo")
@@ -18,13 +17,6 @@ BASELINE = "sft_large"
 BETAS = {"plain_b0": 0.0, "plain_b002": 0.02, "plain": 0.1, "plain_b05": 0.5, "plain_b2": 2.0}
 GAMMAS = {"plain": 0.0, "ppo_g01": 0.1, "ppo_g03": 0.3, "ppo": 1.0, "ppo_g3": 3.0, "ppo_g28": 27.8}
 REWARDS = ("reward_300", "reward_1200", "reward_4800", "reward_model")
-RUNS = {
-    "over_300": "PPO, 300 rankings",
-    "over_1200": "PPO, 1,200 rankings",
-    "over_4800": "PPO, 4,800 rankings",
-    "over_1200_kl": "PPO, 1,200 rankings, β 0.1",
-    "over_1200_ensemble": "PPO, 1,200 rankings, ensemble of 3",
-}
 
 
 def model(kind: str, size: str) -> str:
@@ -44,44 +36,35 @@ def million(found: Lives, size: str) -> str:
 
 def figure_one_table(found: Lives) -> str:
     """Preference against the largest SFT model: a row a size, a column a kind."""
-    rows = [
-        [
-            million(found, size),
-            *(
-                "50"
-                if model(kind, size) == BASELINE
-                else preference(found, "evaluation", model(kind, size), BASELINE).percent()
-                for kind in KINDS
-            ),
+
+    def against(baseline: Callable[[str], str]) -> list[list[str]]:
+        return [
+            [million(found, size), *(_preferred(found, model(kind, size), baseline(size)) for kind in KINDS)]
+            for size in SIZES
         ]
-        for size in SIZES
-    ]
-    own = [
-        [
-            million(found, size),
-            *(
-                "50" if kind == "sft" else preference(found, "evaluation", model(kind, size), f"sft{size}").percent()
-                for kind in KINDS
-            ),
-        ]
-        for size in SIZES
-    ]
+
     head = ["parameters", *(NAMES[kind] for kind in KINDS)]
-    gold = [[million(found, size), *(_gold(found, model(kind, size)) for kind in KINDS)] for size in SIZES]
+    gold = [[million(found, size), *(_mean(found, model(kind, size)) for kind in KINDS)] for size in SIZES]
     return "\n\n".join(
         [
             f"Preferred to the SFT model of {million(found, '_large')}, % of prompts:",
-            table(head, rows),
+            table(head, against(lambda size: BASELINE)),
             "Preferred to the SFT model of the same size, %:",
-            table(head, own),
+            table(head, against(lambda size: f"sft{size}")),
             "Mean gold score:",
             table(head, gold),
         ]
     )
 
 
-def _gold(found: Lives, name: str) -> str:
-    return of_seeds(found, lambda life: life["evaluation"].metrics["models"][name]["score"]["mean"])
+def _preferred(found: Lives, name: str, baseline: str) -> str:
+    return "50" if name == baseline else preference(found, "evaluation", name, baseline).percent()
+
+
+def _mean(found: Lives, name: str, what: str = "score", step: str = "evaluation") -> str:
+    """A model's mean gold `score`, or the reward model's (`reward`)."""
+    digits = 3 if what == "score" else 2
+    return of_seeds(found, lambda life: life[step].metrics["models"][name][what]["mean"], digits)
 
 
 def ten_times(found: Lives) -> str:
@@ -106,7 +89,7 @@ def _tax(found: Lives, name: str, step: str = "evaluation") -> str:
     return of_seeds(found, lambda life: life[step].metrics["tax"][name]["validation_loss"])
 
 
-def _few_shot(step: Step, name: str) -> dict[str, float]:
+def _few_shot(step: Record, name: str) -> dict[str, float]:
     return dict(step.metrics["tax"][name]["few_shot"])
 
 
@@ -138,17 +121,13 @@ def tax_shares(found: Lives) -> str:
                 for kind in ("sft", "plain", "ppo")
             }
             shares.append((loss["plain"] - loss["ppo"]) / (loss["plain"] - loss["sft"]))
-        rewards = [of_seeds(found, _reward_reader(f"{kind}{size}"), 2) for kind in ("sft", "plain", "ppo")]
+        rewards = [_mean(found, f"{kind}{size}", "reward") for kind in ("sft", "plain", "ppo")]
         rows.append([million(found, size), spread(shares, 0, 100), *rewards])
     return (
         "PPO's tax is its loss above SFT's. The share of it that PPO-ptx gives back, and the reward model's mean "
         "score on the test prompts:\n\n"
         + table(["parameters", "tax given back, %", "reward, SFT", "reward, PPO", "reward, PPO-ptx"], rows)
     )
-
-
-def _reward_reader(name: str) -> Callable[[Any], float]:
-    return lambda life: float(life["evaluation"].metrics["models"][name]["reward"]["mean"])
 
 
 def honesty(found: Lives) -> str:
@@ -212,107 +191,28 @@ def reward_models(found: Lives) -> str:
     )
 
 
-def trace(step: Step) -> tuple[list[float], list[float], list[float]]:
-    """(d, gold, proxy) of an online run by step, both scores less their first step's mean; d > 0 only."""
-    log = step.log
-    first = {key: log[0][key] for key in ("gold", "score")}
-    rows = [row for row in log if row["kl"] > 0]
-    return (
-        [row["kl"] ** 0.5 for row in rows],
-        [row["gold"] - first["gold"] for row in rows],
-        [row["score"] - first["score"] for row in rows],
-    )
-
-
-def best_of_n(step: Step, name: str) -> tuple[list[float], list[float], list[float]]:
-    """(d, gold, proxy) of a best-of-n curve, both less their value at n = 1."""
-    curve = step.metrics["curves"][name]
-    points = [point for point in curve if point["n"] > 1]
-    return (
-        [point["d"] for point in points],
-        [point["gold"]["mean"] - curve[0]["gold"]["mean"] for point in points],
-        [point["proxy"]["mean"] - curve[0]["proxy"]["mean"] for point in points],
-    )
-
-
-def over_optimisation_tables(found: Lives) -> str:
-    """Fits, and where the peak was predicted and found."""
-    rows = []
-    for reward in (*REWARDS[:3], "ensemble_1200"):
-        curves = [best_of_n(life["best_of_n"], reward) for life in found.values()]
-        rows.append([f"best of n, {reward.replace('_', ' ')}", *_fits(curves, "best_of_n")])
-    for run, name in RUNS.items():
-        rows.append([name, *_fits([trace(life[run]) for life in found.values()], "rl")])
-    head = [
-        "",
-        "α",
-        "β",
-        "R²",
-        "R² of the other form",
-        "peak √KL predicted from the first half",
-        "found",
-        "gold gained there",
-        "gold gained at the end",
-    ]
-    return (
-        "Gold score over the initial policy's against d = √KL (nats^½). Best of n is fitted by d(α − βd), PPO by "
-        "d(α − β log d); means over seeds.\n\n" + table(head, rows)
-    )
-
-
-def _fits(curves: list[tuple[list[float], list[float], list[float]]], form: Form) -> list[str]:
-    other: Form = "rl" if form == "best_of_n" else "best_of_n"
-    fits = [fit(d, gold, form) for d, gold, _ in curves]
-    others = [fit(d, gold, other) for d, gold, _ in curves]
-    peaks = [predict_peak(d, gold, form) for d, gold, _ in curves]
-    predicted = [peak.predicted_d for peak in peaks]
-    shown = [value for value in predicted if value is not None and value < 100]
-    return [
-        spread([one.alpha for one in fits], 2),
-        spread([one.beta for one in fits], 2),
-        spread([one.r2 or 0.0 for one in fits], 2),
-        spread([one.r2 or 0.0 for one in others], 2),
-        (spread(shown, 2) if shown else "none")
-        + ("" if len(shown) == len(peaks) else f", {len(peaks) - len(shown)} without one"),
-        spread([peak.found_d for peak in peaks], 2),
-        spread([peak.found_reward for peak in peaks], 3),
-        spread([float(np.mean(gold[-max(1, len(gold) // 10) :])) for _, gold, _ in curves], 3),
-    ]
-
-
 def sweep_table(found: Lives) -> str:
     """Gold score, reward, loss for every beta and gamma."""
     parts = []
     for name, values in (("β (no pretraining mix)", BETAS), ("γ (β 0.1)", GAMMAS)):
-        rows = []
-        for run, value in values.items():
-            rows.append(
-                [
-                    f"{value:g}",
-                    preference(found, "sweeps", run, "sft").percent(),
-                    of_seeds(found, lambda life, r=run: life["sweeps"].metrics["models"][r]["score"]["mean"]),
-                    of_seeds(found, _sweep_reward(run), 2),
-                    of_seeds(found, lambda life, r=run: life[r].metrics["kl"], 2),
-                    _tax(found, run, "sweeps"),
-                ]
-            )
-        rows.append(
+        rows = [
             [
-                "SFT",
-                "50",
-                of_seeds(found, lambda life: life["sweeps"].metrics["models"]["sft"]["score"]["mean"]),
-                of_seeds(found, _sweep_reward("sft"), 2),
-                "0",
-                _tax(found, "sft", "sweeps"),
+                f"{value:g}",
+                preference(found, "sweeps", run, "sft").percent(),
+                *_worth(found, run),
+                of_seeds(found, lambda life, r=run: life[r].metrics["kl"], 2),
+                _tax(found, run, "sweeps"),
             ]
-        )
+            for run, value in values.items()
+        ]
+        rows.append(["SFT", "50", *_worth(found, "sft"), "0", _tax(found, "sft", "sweeps")])
         head = [name, "preferred to SFT, %", "gold score", "reward", "KL, nats an answer", "pretraining loss"]
         parts.append(table(head, rows))
     return "\n\n".join(parts)
 
 
-def _sweep_reward(run: str) -> Callable[[Any], float]:
-    return lambda life: float(life["sweeps"].metrics["models"][run]["reward"]["mean"])
+def _worth(found: Lives, run: str) -> list[str]:
+    return [_mean(found, run, what, "sweeps") for what in ("score", "reward")]
 
 
 def baselines(found: Lives) -> str:
@@ -327,25 +227,24 @@ def baselines(found: Lives) -> str:
         ("rloo", "RLOO"),
         ("dpo", "DPO"),
     ):
-        preferred = "50" if name == "sft" else preference(found, "evaluation", name, "sft").percent()
         tax = _tax(found, name) if name != "best_of_n" else "that of SFT"
-        rows.append([label, preferred, _gold(found, name), of_seeds(found, _reward_reader(name), 2), tax])
+        rows.append([label, _preferred(found, name, "sft"), _mean(found, name), _mean(found, name, "reward"), tax])
     return table(["", "preferred to SFT, %", "gold score", "reward", "pretraining loss"], rows)
 
 
 def cost(found: Lives) -> str:
     """Seconds by stage over all steps of each seed, and the address of each seed's last step."""
-    stages = sorted({step.planned.stage.name for life in found.values() for step in life.values()})
+    stages = sorted({step.stage for life in found.values() for step in life.values()})
     rows = []
     for stage in stages:
         cells = []
         for life in found.values():
-            own = [step.manifest["seconds"] for step in life.values() if step.planned.stage.name == stage]
+            own = [step.manifest["seconds"] for step in life.values() if step.stage == stage]
             cells.append(f"{sum(own):,.0f} ({len(own)})")
         rows.append([stage, *cells])
     totals = [sum(step.manifest["seconds"] for step in life.values()) for life in found.values()]
     rows.append(["all", *(f"{total:,.0f}" for total in totals)])
-    rows.append(["evaluation's address", *(life["evaluation"].planned.address for life in found.values())])
+    rows.append(["evaluation's address", *(life["evaluation"].step.address for life in found.values())])
     together = sum(totals) / 3600
     return (
         "Seconds inside the stages (steps), one thread each:\n\n"

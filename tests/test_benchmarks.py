@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,14 +23,20 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def life(a: list[float], b: list[float]) -> dict[str, Any]:
+def life(folder: Path, a: list[float], b: list[float]) -> dict[str, Any]:
     rows = [{"answers": {"a": {"score": x}, "b": {"score": y}}} for x, y in zip(a, b, strict=True)]
-    return {"evaluation": SimpleNamespace(answers=rows)}
+    folder.mkdir()
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {"evaluation": SimpleNamespace(step=SimpleNamespace(path=folder))}
 
 
-def test_a_prompt_counts_once_however_many_seeds(benchmark: Any) -> None:
+def test_a_prompt_counts_once_however_many_seeds(benchmark: Any, tmp_path: Path) -> None:
     lives = benchmark("lives")
-    found = {0: life([1, 0, 0.5, 1], [0, 1, 0.5, 0]), 1: life([1, 1, 0.5, 0], [0, 0, 0.5, 1])}
+    one, two = (
+        life(tmp_path / "0", [1, 0, 0.5, 1], [0, 1, 0.5, 0]),
+        life(tmp_path / "1", [1, 1, 0.5, 0], [0, 0, 0.5, 1]),
+    )
+    found = {0: one, 1: two}
     cell = lives.preference(found, "evaluation", "a", "b")
     # Seed 0: 1, 0, .5, 1; seed 1: 1, 1, .5, 0; so prompts have 1, .5, .5, .5.
     assert cell.mean == 0.625
@@ -46,20 +53,23 @@ def test_seeds_are_told_with_their_range(benchmark: Any) -> None:
     assert lives.table(["", "x"], [["a", "1"]]) == "|  | x |\n| --- | --: |\n| a | 1 |"
 
 
-def test_a_trace_is_recentred_to_its_first_step(benchmark: Any) -> None:
-    tables = benchmark("village_tables")
-    log = [
-        {"kl": 0.0, "gold": 0.5, "score": -0.25},
-        {"kl": 4.0, "gold": 0.75, "score": 0.75},
-        {"kl": 9.0, "gold": 0.25, "score": 1.75},
-    ]
-    assert tables.trace(SimpleNamespace(log=log)) == ([2.0, 3.0], [0.25, -0.25], [1.0, 2.0])
+def test_a_row_of_the_table_by_hand(benchmark: Any) -> None:
+    """Gold is d (1 - d) exactly, at d = .2 to .8: alpha 1, beta 1, peak at .5 with .25."""
+    tables = benchmark("village_overoptimisation")
+    gold = [(0.0, 0.0), *((d / 10, d / 10 * (1 - d / 10)) for d in range(2, 9))]
+    fit, predicted = {"alpha": 1.0, "beta": 1.0, "r2": 1.0}, {"predicted_d": 0.5, "found_d": 0.5, "found_reward": 0.25}
+    curve = tables.Curve("best_of_n", "reward", "best_of_n", gold, gold, {}, fit, predicted)
+    row = tables._row([curve])
+    assert row[:3] + row[4:] == ["1.00", "1.00", "1.00", "0.50", "0.50", "0.250", "0.160"]
+    assert float(row[3]) < 0.95  # the other form does not fit
+    none = tables.Curve("best_of_n", "reward", "best_of_n", gold, gold, {}, fit, {**predicted, "predicted_d": None})
+    assert tables._row([curve, none])[4] == "0.50, 1 without one"
 
 
 def test_the_recipe_has_every_step_that_the_page_reads(benchmark: Any) -> None:
-    tables = benchmark("village_tables")
+    tables, curves = benchmark("village_tables"), benchmark("village_overoptimisation")
     steps = {table.step.name: table.step for table in load("instructgpt-village", [], LIFECYCLE).tables}
-    assert {*tables.BETAS, *tables.GAMMAS, *tables.REWARDS, *tables.RUNS, "ensemble_1200", "sweeps"} <= {*steps}
+    assert {*tables.BETAS, *tables.GAMMAS, *tables.REWARDS, *curves.RUNS, *curves.CHOSEN_BY, "sweeps"} <= {*steps}
     answering = {*steps["evaluation"].inputs}
     wanted = {tables.model(kind, size) for kind in tables.KINDS for size in tables.SIZES}
     assert {name.removesuffix("_prompted") for name in wanted} | {"ppo_2", "rloo", "dpo", "best_of_n"} <= answering

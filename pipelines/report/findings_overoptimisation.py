@@ -66,7 +66,7 @@ def _of_best_of_n(record: Record) -> list[Curve]:
         if not points or not all("gold" in point for point in points):
             continue
         member, reward = name.partition(".")[2], reward_of(record, name)
-        fits = ((record.metrics.get("fits") or {}).get(name) or {}).get("gold") or {}
+        fits = (record.metrics.get("fits") or {}).get(name) or {}
         start = {key: points[0][key]["mean"] for key in ("gold", "proxy")}
 
         def gains(key: str, points: Any = points, start: Any = start) -> Points:
@@ -84,7 +84,7 @@ def _of_best_of_n(record: Record) -> list[Curve]:
                 gains("gold"),
                 gains("proxy"),
                 bands,
-                fits.get("best_of_n") or {},
+                (fits.get("gold") or {}).get("best_of_n") or {},
                 fits.get("predicted") or {},
             )
         )

@@ -102,7 +102,7 @@ def _log_of(folder: Path) -> list[Table]:
     """The rows of log.jsonl; it is written line by line while a stage works, so the last one may be half there."""
     found = []
     if (folder / artifact.LOG).is_file():
-        for line in (folder / artifact.LOG).read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (folder / artifact.LOG).read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 found.append(dict(json.loads(line)))
             except (ValueError, TypeError):

@@ -127,6 +127,21 @@ def test_fits_are_of_the_recentred_curve(done: tuple[Path, dict[str, Any]]) -> N
     json.dumps(done[1], allow_nan=False)
 
 
+def test_the_report_reads_its_fits_and_predicted_peak(done: tuple[Path, dict[str, Any]]) -> None:
+    """The report was first drawn from made-up metrics, of another shape."""
+    from types import SimpleNamespace
+
+    from gptlife.pipelines.report.findings_overoptimisation import curves
+
+    metrics = done[1]
+    record: Any = SimpleNamespace(metrics=metrics, name="best_of_n", upstream=lambda name: name)
+    found = {curve.reward: curve for curve in curves([record], [])}
+    assert set(found) == {"reward", "other"}
+    for name, curve in found.items():
+        assert curve.fit["alpha"] == metrics["fits"][name]["gold"]["best_of_n"]["alpha"]
+        assert curve.predicted["found_d"] == metrics["fits"][name]["predicted"]["found_d"]
+
+
 def test_goes_on_where_it_was_interrupted(
     tiny: Any, run: Any, done: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
