@@ -2,7 +2,8 @@
 
 The steps of several plans are brought into one order in which an output that more plans need comes first. It keeps
 inputs before what reads them: whatever plan has a step has the step's inputs too. A stage is started as `gptlife run`
-starts it and holds its own lock; when several run at once, the words of each go to `<store>/.work/<address>.out`.
+starts it and holds its own lock; when several run at once, they share the cores, and the words of each go to
+`<store>/.work/<address>.out`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def run(steps: Sequence[Planned], store: Store, jobs: int = 1, notes: Mapping[st
     with processes.caught_signals() as caught:
         while True:
             while len(running) < jobs and caught.number is None and (ready := _next(waiting, made)):
-                if job := _start(ready, store, caught, outcome, (notes or {}).get(ready.address, ""), to_file=jobs > 1):
+                if job := _start(ready, store, caught, outcome, (notes or {}).get(ready.address, ""), jobs):
                     running.append(job)
                 elif ready.address not in outcome.failed:
                     made.add(ready.address)  # by somebody else, since it was looked at
@@ -108,7 +109,7 @@ def _next(waiting: list[Planned], made: set[str]) -> Planned | None:
 
 
 def _start(
-    step: Planned, store: Store, caught: processes.Caught, outcome: Outcome, note: str, *, to_file: bool
+    step: Planned, store: Store, caught: processes.Caught, outcome: Outcome, note: str, jobs: int
 ) -> _Job | None:
     try:
         words = runner.begin(step, store, f"  {note}" if note else "")
@@ -117,11 +118,11 @@ def _start(
         return None
     if words is None:
         return None
-    if not to_file:
+    if jobs == 1:
         return _Job(step, caught.start(words), time.monotonic(), None)
     path = store.root / ".work" / f"{step.address}.out"
     with path.open("wb") as file:
-        return _Job(step, caught.start(words, file), time.monotonic(), path)
+        return _Job(step, caught.start(words, file, processes.sharing_cores(jobs)), time.monotonic(), path)
 
 
 def _succeeded(job: _Job, outcome: Outcome, *, stopping: bool) -> bool:

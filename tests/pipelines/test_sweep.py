@@ -241,6 +241,20 @@ def test_a_failed_combination_stops_no_other_and_is_told_at_the_end(gptlife, thr
 
 
 @pytest.mark.parametrize(
+    ("jobs", "set_by_user", "threads"), [("1", None, ""), ("2", None, "2"), ("8", None, "1"), ("2", "3", "3")]
+)
+def test_steps_at_once_share_the_cores(gptlife, three, monkeypatch, jobs, set_by_user, threads):
+    """On four cores; a number that the user has set stays, and a step that is alone is left alone."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
+    told = launcher(three, 'echo "threads <$OMP_NUM_THREADS>" >>threads.txt')
+    assert gptlife("sweep", "three.yaml", "seed=1,2", "--jobs", jobs, f"launcher={told}").code == 0
+    assert {*(three / "threads.txt").read_text(encoding="utf-8").splitlines()} == {f"threads <{threads}>"}
+
+
+@pytest.mark.parametrize(
     ("jobs", "said"), [("2", "toy.data: refused, found nothing; mend it"), ("1", "refused (its message is above)")]
 )
 def test_a_refusal_is_told_in_the_stages_own_words(gptlife, three, jobs, said):
