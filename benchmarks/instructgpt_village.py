@@ -2,9 +2,10 @@
 
     python benchmarks/instructgpt_village.py --store store --seeds 0 1 2 --jobs 2
 
-Runs the recipe `instructgpt-village` for every seed as far as the store doesn't hold it (a stopped run goes on where it
-was), then writes the page and its figures from what the stages wrote. Each seed is a life of its own; the world, the
-prompts and the labelers stay.
+Runs the recipe `instructgpt-village` for every seed that was not kept, as far as the store doesn't hold it (a stopped
+run goes on where it was); keeps each seed's numbers and answers beside the page (`seed-<n>.tar.xz`); writes the page
+and its figures from them. So the seeds can be run on several days, with --seeds 0, then --seeds 0 1 2. Each seed is a
+life of its own; the world, the prompts and the labelers stay.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("docs/results/instructgpt-village.md"))
     arguments = parser.parse_args()
-    found = lives(RECIPE, arguments.store, arguments.seeds, arguments.jobs)
     figures = arguments.output.parent / arguments.output.stem
     figures.mkdir(parents=True, exist_ok=True)
+    found = lives(RECIPE, arguments.store, arguments.seeds, arguments.jobs, kept=figures)
     figure_one(found, figures / "figure-1.svg")
     over_optimisation_figure(found, figures / "over-optimisation.svg")
     sweep_figure(found, figures / "sweeps.svg")

@@ -2,13 +2,20 @@
 
 A cell is over the seeds' lives on the same prompts: a prompt's value is its mean over seeds, and the 95 % interval is a
 bootstrap over prompts of these means. How far the seeds lie apart is told beside it.
+
+A finished life can be kept without its weights, as `seed-<n>.tar.xz` beside a page: every step's small files under its
+address. The page is then made of lives that were lived on several days or machines, and of no other recipe than
+today's: a kept life whose addresses are not those of the plan is lived again.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,22 +30,73 @@ from gptlife.pipelines.recipe import load
 from gptlife.pipelines.report.record import Record, read
 from gptlife.pipelines.store import Store
 from gptlife.reward.winrate import bootstrap_mean, preferences_of
+from gptlife.stages.artifact import MANIFEST
 
 Life = dict[str, Record]
 """What lies on disk of every step, by its name."""
 Lives = dict[int, Life]
 
 
-def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1) -> Lives:
-    """The seeds' lives, made first where the store doesn't hold them (`gptlife sweep`)."""
+_KEPT = ("metrics.json", "log.jsonl", "answers.jsonl")
+_OF_A_MACHINE = ("host", "platform", "inputs")
 
-    def planned(seed: int) -> list[Planned]:
-        return plan(load(recipe, [f"seed={seed}"], LIFECYCLE), Store(store))
 
-    if any(step.state != "done" for seed in seeds for step in planned(seed)):
-        words = ["sweep", recipe, f"seed={','.join(map(str, seeds))}", "--store", str(store), "--jobs", str(jobs)]
+def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1, kept: Path | None = None) -> Lives:
+    """The seeds' lives: those kept in the folder `kept`, and of the others what the store holds.
+
+    What it doesn't hold is made first (`gptlife sweep`); lives that were made are kept as well.
+    """
+    found = {} if kept is None else {seed: _kept_life(recipe, seed, kept) for seed in seeds}
+    wanted = [seed for seed in seeds if not found.get(seed)]
+    if any(step.state != "done" for seed in wanted for step in _planned(recipe, seed, store)):
+        words = ["sweep", recipe, f"seed={','.join(map(str, wanted))}", "--store", str(store), "--jobs", str(jobs)]
         subprocess.run([sys.executable, "-m", "gptlife.pipelines.cli", *words], check=True)
-    return {seed: {step.name: read(step) for step in planned(seed)} for seed in seeds}
+    for seed in wanted:
+        steps = _planned(recipe, seed, store)
+        if kept is not None:
+            _keep(steps, kept / f"seed-{seed}.tar.xz")
+        found[seed] = {step.name: read(step) for step in steps}
+    return {seed: found[seed] for seed in seeds}
+
+
+def _planned(recipe: str, seed: int, store: Path) -> list[Planned]:
+    return plan(load(recipe, [f"seed={seed}"], LIFECYCLE), Store(store))
+
+
+def _keep(steps: Sequence[Planned], archive: Path) -> None:
+    """Write the small files of every step, and its manifest without what only says on which machine it was made."""
+
+    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        return entry
+
+    with tarfile.open(archive, "w:xz") as file:
+        for path in sorted({step.path for step in steps}):
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            text = json.dumps({key: value for key, value in manifest.items() if key not in _OF_A_MACHINE}).encode()
+            entry = tarfile.TarInfo(f"{path.name}/{MANIFEST}")
+            entry.size = len(text)
+            file.addfile(entry, io.BytesIO(text))
+            for name in _KEPT:
+                if (path / name).is_file():
+                    file.add(path / name, f"{path.name}/{name}", filter=anonymous)
+
+
+def _kept_life(recipe: str, seed: int, kept: Path) -> Life:
+    """The life of a seed out of its archive; empty where there is none, or it is not wholly today's recipe."""
+    archive = kept / f"seed-{seed}.tar.xz"
+    if not archive.is_file():
+        return {}
+    # Where it lies until this process ends: `answers` reads it when it is asked for.
+    folder = Path(_UNPACKED.name, f"{recipe}-{seed}")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    steps = _planned(recipe, seed, folder)
+    return {step.name: read(step) for step in steps} if all(step.state == "done" for step in steps) else {}
+
+
+_UNPACKED = tempfile.TemporaryDirectory()
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from lives import Life, Lives, of_seeds, preference, spread, table
-
-from gptlife.pipelines.report.record import Record
 
 SIZES = ("_small", "", "_large")
 KINDS = ("base", "base_prompted", "sft", "plain", "ppo")
@@ -89,44 +86,69 @@ def _tax(found: Lives, name: str, step: str = "evaluation") -> str:
     return of_seeds(found, lambda life: life[step].metrics["tax"][name]["validation_loss"])
 
 
-def _few_shot(step: Record, name: str) -> dict[str, float]:
-    return dict(step.metrics["tax"][name]["few_shot"])
+def _few_shot(life: Life, name: str, what: str = "few_shot") -> dict[str, float]:
+    """By task: accuracy, or with `few_shot_loss` the right choice's loss, nats a token."""
+    return dict(life["evaluation"].metrics["tax"][name][what])
+
+
+def _mean_of_tasks(life: Life, name: str, what: str) -> float:
+    values = _few_shot(life, name, what).values()
+    return sum(values) / len(values)
 
 
 def tax_table(found: Lives) -> str:
-    """Validation loss and few-shot accuracy of GPT, SFT, PPO, PPO-ptx at every size."""
+    """Validation loss and few-shot tasks of GPT, SFT, PPO, PPO-ptx at every size."""
     kinds = ("base", "sft", "plain", "ppo")
-    tasks = list(_few_shot(next(iter(found.values()))["evaluation"], "base"))
     rows = []
     for size in SIZES:
-        rows.append([f"loss, nats a token, {million(found, size)}", *(_tax(found, f"{kind}{size}") for kind in kinds)])
-        for task in tasks:
-            read = [_reader(f"{kind}{size}", task) for kind in kinds]
-            rows.append([f"{task}, %, {million(found, size)}", *(of_seeds(found, one, 1, 100) for one in read)])
-    return table(["", *(NAMES[kind] for kind in kinds)], rows)
+        names = [f"{kind}{size}" for kind in kinds]
+        rows.append([f"loss, nats a token, {million(found, size)}", *(_tax(found, name) for name in names)])
+        for task in _few_shot(next(iter(found.values())), names[0]):
+            cells = [_task(found, name, task) for name in names]
+            rows.append([f"{task}, {million(found, size)}", *cells])
+    return "Few-shot tasks: right, % (loss of the right choice, nats a token); means over seeds.\n\n" + table(
+        ["", *(NAMES[kind] for kind in kinds)], rows
+    )
 
 
-def _reader(name: str, task: str) -> Callable[[Any], float]:
-    return lambda life: _few_shot(life["evaluation"], name)[task]
+def _task(found: Lives, name: str, task: str) -> str:
+    right, loss = (
+        sum(_few_shot(life, name, what)[task] for life in found.values()) / len(found)
+        for what in ("few_shot", "few_shot_loss")
+    )
+    return f"{100 * right:.1f} ({loss:.3f})"
 
 
 def tax_shares(found: Lives) -> str:
     """How much of PPO's tax PPO-ptx gives back, and what both reach."""
+    measures: dict[str, Callable[[Life, str], float]] = {
+        "loss on pretraining text": lambda life, name: life["evaluation"].metrics["tax"][name]["validation_loss"],
+        "loss of the right choice": lambda life, name: _mean_of_tasks(life, name, "few_shot_loss"),
+        "few-shot accuracy": lambda life, name: -_mean_of_tasks(life, name, "few_shot"),
+    }
     rows = []
     for size in SIZES:
-        shares = []
-        for life in found.values():
-            loss = {
-                kind: life["evaluation"].metrics["tax"][f"{kind}{size}"]["validation_loss"]
-                for kind in ("sft", "plain", "ppo")
-            }
-            shares.append((loss["plain"] - loss["ppo"]) / (loss["plain"] - loss["sft"]))
-        rewards = [_mean(found, f"{kind}{size}", "reward") for kind in ("sft", "plain", "ppo")]
-        rows.append([million(found, size), spread(shares, 0, 100), *rewards])
-    return (
-        "PPO's tax is its loss above SFT's. The share of it that PPO-ptx gives back, and the reward model's mean "
-        "score on the test prompts:\n\n"
-        + table(["parameters", "tax given back, %", "reward, SFT", "reward, PPO", "reward, PPO-ptx"], rows)
+        for label, measure in measures.items():
+            paid, left = (
+                [measure(life, f"{kind}{size}") - measure(life, f"sft{size}") for life in found.values()]
+                for kind in ("plain", "ppo")
+            )
+            # Of the mean tax: where one seed's tax is near nothing, its share means nothing.
+            share = f"{100 * (1 - sum(left) / sum(paid)):.0f}" if min(paid) > 0 else "no tax at every seed"
+            scale, digits = (100, 1) if label.endswith("accuracy") else (1, 3)
+            cells = [spread(paid, digits, scale), spread(left, digits, scale), share]
+            rows.append([f"{label}, {million(found, size)}", *cells])
+    rewards = [
+        [million(found, size), *(_mean(found, f"{kind}{size}", "reward") for kind in ("sft", "plain", "ppo"))]
+        for size in SIZES
+    ]
+    return "\n\n".join(
+        [
+            "The tax is what is lost on SFT's own value: nats, or percentage points of the tasks' mean accuracy.",
+            table(["", "PPO's tax", "PPO-ptx's", "given back, % of PPO's"], rows),
+            "Mean score of the reward model on the test prompts:",
+            table(["parameters", "SFT", "PPO", "PPO-ptx"], rewards),
+        ]
     )
 
 

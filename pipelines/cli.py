@@ -103,9 +103,7 @@ def sweep(
         list[str] | None, typer.Option(help=r"A column: evaluation.win_rates\[ppo,sft].rate (repeatable).")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of table and plot.")] = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Steps at once; they share cores and accelerators.")
-    ] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Steps at once; they share cores and accelerators.")] = 1,
 ) -> None:
     """Run a recipe over a grid of values; one table and one plot. What combinations share is made once."""
     from gptlife.pipelines.store import Store

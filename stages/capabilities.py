@@ -1,7 +1,8 @@
 """What a checkpoint can do besides answering: its loss on held-out text and its accuracy in few-shot tasks.
 
 The alignment tax is the difference before and after alignment (Ouyang et al. 2022, section 4.2 and Table 14). Multiple
-choice compares log-likelihoods a token (Brown et al. 2020, section 2.4).
+choice compares log-likelihoods a token (Brown et al. 2020, section 2.4). How likely the right choice is, is told beside
+the accuracy: a task that every model solves still shows what alignment costs there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def capabilities(
     config: EvaluationConfig, accelerator: Accelerator, model: Any, tokenizer: Any, output: Path
 ) -> Metrics:
-    """Validation loss and few-shot accuracy by task.
+    """Validation loss, and by few-shot task accuracy and the loss of the right choice.
 
     Raises:
         UserError: when `validation_length` is above the model's context.
@@ -42,12 +43,15 @@ def capabilities(
         found |= evaluate_lm(reader, rows, accelerator, config.micro_batch_tokens)
     if config.choices is not None:
         with torch.no_grad():
-            found["few_shot"] = few_shot(reader, tokenizer, choices(config.choices), config.micro_batch_tokens)
+            found |= few_shot(reader, tokenizer, choices(config.choices), config.micro_batch_tokens)
     return found
 
 
-def few_shot(reader: Any, tokenizer: Any, items: list[dict[str, Any]], tokens_per_batch: int) -> dict[str, float]:
-    """Accuracy by task: the choice with the highest mean log-likelihood a token is the answer."""
+def few_shot(reader: Any, tokenizer: Any, items: list[dict[str, Any]], tokens_per_batch: int) -> Metrics:
+    """By task: `few_shot`, the accuracy, and `few_shot_loss`, the right choice's loss in nats a token.
+
+    The choice with the highest mean log-likelihood a token is the answer.
+    """
     import torch
 
     from gptlife.data.packing import length_batches
@@ -76,8 +80,13 @@ def few_shot(reader: Any, tokenizer: Any, items: list[dict[str, Any]], tokens_pe
     by_item: dict[int, list[float]] = {}
     for (i, _), value in zip(options, likelihood, strict=True):
         by_item.setdefault(i, []).append(value)
-    right: dict[str, list[bool]] = {}
+    right: dict[str, list[float]] = {}
+    loss: dict[str, list[float]] = {}
     for i, item in enumerate(items):
-        picked = max(range(len(by_item[i])), key=by_item[i].__getitem__)
-        right.setdefault(str(item.get("task") or "choices"), []).append(picked == item["gold"])
-    return {task: sum(hits) / len(hits) for task, hits in sorted(right.items())}
+        task, picked = str(item.get("task") or "choices"), max(range(len(by_item[i])), key=by_item[i].__getitem__)
+        right.setdefault(task, []).append(picked == item["gold"])
+        loss.setdefault(task, []).append(-by_item[i][item["gold"]])
+    return {
+        name: {task: sum(values) / len(values) for task, values in sorted(by_task.items())}
+        for name, by_task in (("few_shot", right), ("few_shot_loss", loss))
+    }

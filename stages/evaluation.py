@@ -4,7 +4,7 @@
                  with bootstrap 95 % intervals over prompts, and length-controlled as well (reward/winrate.py)
     verdicts     where the judge gives them (follows the instruction, true, rude, concise), truthfulness and
                  hallucination, on the main prompts and on further sets (stages/comparing.py)
-    tax          validation loss on pretraining text and few-shot accuracy, before and after alignment
+    tax          validation loss on pretraining text and few-shot tasks, before and after alignment
                  (stages/capabilities.py)
 
 Every input but `reward` is somebody who answers (stages/answerers.py): as many as wanted, under any name.
@@ -52,7 +52,7 @@ class EvaluationConfig(StageConfig):
     validation_length: int | None = None
     """Tokens a row of it; None: 128, or the model's context where that is less."""
     choices: Data | None = None
-    """Multiple-choice rows (query, choices, gold, task), for the few-shot accuracy of every checkpoint."""
+    """Multiple-choice rows (query, choices, gold, task), for every checkpoint's few-shot accuracy and loss."""
     max_new_tokens: int = 256
     """Longest answer."""
     temperature: float = 1.0
@@ -146,7 +146,7 @@ def _check(config: EvaluationConfig, answering: dict[str, Path], reward: Path | 
         raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
 
 
-STAGE = Stage("evaluation", EvaluationConfig, run, optional=(*ANSWERERS, "reward"), open=True, version=3)
+STAGE = Stage("evaluation", EvaluationConfig, run, optional=(*ANSWERERS, "reward"), open=True, version=4)
 
 if __name__ == "__main__":
     STAGE.main()

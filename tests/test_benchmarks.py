@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,3 +76,32 @@ def test_the_recipe_has_every_step_that_the_page_reads(benchmark: Any) -> None:
     assert {name.removesuffix("_prompted") for name in wanted} | {"ppo_2", "rloo", "dpo", "best_of_n"} <= answering
     assert {*tables.BETAS, *tables.GAMMAS, "sft"} <= {*steps["sweeps"].inputs}
     assert "ppo_9" not in answering
+
+
+def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lives, store, kept = benchmark("lives"), tmp_path / "store", tmp_path / "kept"
+    kept.mkdir()
+    for step in lives._planned("smoke", 4, store):
+        step.path.mkdir(parents=True)
+        written = {"manifest.json": {"seconds": 2.5, "host": "mine"}, "metrics.json": {"name": step.name}}
+        for name, content in written.items():
+            (step.path / name).write_text(json.dumps(content), encoding="utf-8")
+        (step.path / "model.safetensors").write_bytes(b"heavy")
+        (step.path / "answers.jsonl").write_text('{"answers": {}}\n', encoding="utf-8")
+    lived = lives.lives("smoke", store, [4], kept=kept)[4]
+    shutil.rmtree(store)
+
+    def asked_for(words: list[str], check: bool) -> None:
+        raise RuntimeError(" ".join(words[3:]))
+
+    monkeypatch.setattr(lives.subprocess, "run", asked_for)
+    again = lives.lives("smoke", store, [4], kept=kept)[4]
+    assert {name: record.metrics for name, record in again.items()} == {name: {"name": name} for name in lived}
+    assert {record.manifest["seconds"] for record in again.values()} == {2.5}
+    assert not any("host" in record.manifest for record in again.values())
+    assert lives.answers(again["evaluation"].step.path) == [{"answers": {}}]
+    assert not list(again["ppo"].step.path.glob("*.safetensors"))
+    # Another life, by its seed or by a change of the recipe, is not taken for this one.
+    (kept / "seed-5.tar.xz").write_bytes((kept / "seed-4.tar.xz").read_bytes())
+    with pytest.raises(RuntimeError, match="sweep smoke seed=5 --store"):
+        lives.lives("smoke", store, [4, 5], kept=kept)

@@ -16,7 +16,10 @@ from gptlife.pipelines.report.findings_evaluation import Answerer
 
 
 def tax(evaluation: Table, who: Mapping[str, Answerer]) -> Table:
-    """Tasks, and a row an answerer: loss, tasks, their mean, and `base`, the row that differences are taken to."""
+    """Tasks, and a row an answerer: loss, tasks, their mean, and `base`, the row that differences are taken to.
+
+    `right` is the mean over tasks of the right choice's loss, nats a token.
+    """
     found = evaluation.get("tax") or {}
     # A prompted base model is its base, and would be there twice.
     values = {name: found[name] for name in who if found.get(name) and not who[name].kind.endswith(", prompted")}
@@ -27,6 +30,7 @@ def tax(evaluation: Table, who: Mapping[str, Answerer]) -> Table:
             "loss": value.get("validation_loss"),
             "tasks": value.get("few_shot") or {},
             "mean": _mean([(value.get("few_shot") or {}).get(task) for task in tasks]),
+            "right": _mean([(value.get("few_shot_loss") or {}).get(task) for task in tasks]),
         }
         for name, value in values.items()
     }

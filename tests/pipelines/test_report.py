@@ -182,8 +182,16 @@ def evaluation(**changes: Any) -> dict[str, Any]:
             rate("base", "sft", 0.201, 0.17, 0.23),
         ],
         "tax": {
-            "base": {"validation_loss": 2.0, "few_shot": {"facts": 0.25, "counting": 0.5}},
-            "ppo": {"validation_loss": 2.3, "few_shot": {"facts": 0.35, "counting": 0.45}},
+            "base": {
+                "validation_loss": 2.0,
+                "few_shot": {"facts": 0.25, "counting": 0.5},
+                "few_shot_loss": {"facts": 1.0, "counting": 0.5},
+            },
+            "ppo": {
+                "validation_loss": 2.3,
+                "few_shot": {"facts": 0.35, "counting": 0.45},
+                "few_shot_loss": {"facts": 1.25, "counting": 0.75},
+            },
         },
         "use_cases": {"open_qa": {"prompts": 50, "base": 0.111, "sft": 0.222, "ppo": 0.333}},
         "samples": [{"prompt": "Say hi.", "answers": {"base": "moo", "sft": "Hi.", "ppo": "Hello there."}}],
@@ -260,9 +268,9 @@ def test_preference_and_tax(half):
     assert "SFT 0.400 [0.380, 0.430] 40.0 [38.0, 43.0] 90.0 [88.0, 93.0]" in text
     assert "open_qa 50 0.111 0.222 0.333" in text
     assert "Say hi. moo Hi. Hello there." in text
-    # counting, facts, mean of tasks; differences to base
-    assert "base 2.000 50.0 25.0 37.5" in text
-    assert "PPO-ptx 2.300 +0.300 45.0 −5.0 35.0 +10.0 40.0 +2.5" in text
+    # counting, facts, mean of tasks, mean loss of the right choice; differences to base
+    assert "base 2.000 50.0 25.0 37.5 0.750" in text
+    assert "PPO-ptx 2.300 +0.300 45.0 −5.0 35.0 +10.0 40.0 +2.5 1.000 +0.250" in text
 
 
 def test_labelers_beside_the_reward_model(half):

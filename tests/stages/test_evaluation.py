@@ -104,7 +104,7 @@ def test_few_shot(tokens: int, tiny: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(str(tiny.pretrain)).eval()
     words = [("Anna has a", [" red hat.", " hat", " zebra of many stripes"]), ("Bert", [" has", " qqqq", " a"])]
     items: list[dict[str, Any]] = []
-    best = []
+    best, told = [], []
     for query, choices in words:
         means = []
         for choice in choices:
@@ -114,12 +114,17 @@ def test_few_shot(tokens: int, tiny: Any) -> None:
             means.append(total / len(ids))
         best.append(max(range(3), key=means.__getitem__))
         items.append({"query": query, "choices": choices, "gold": best[-1], "task": f"task {len(items)}"})
+        told.append(means)
     found = capabilities.few_shot(SelectedLogits(model), tokenizer, items, tokens)
-    assert found == {"task 0": 1.0, "task 1": 1.0}
+    assert found["few_shot"] == {"task 0": 1.0, "task 1": 1.0}
+    right = [-means[item["gold"]] for means, item in zip(told, items, strict=True)]
+    assert found["few_shot_loss"] == {f"task {i}": pytest.approx(loss, abs=1e-5) for i, loss in enumerate(right)}
     wrong = [{**item, "gold": (item["gold"] + 1) % 3, "task": "all"} for item in items]
-    assert capabilities.few_shot(SelectedLogits(model), tokenizer, [*wrong, {**items[0], "task": "all"}], tokens) == {
-        "all": pytest.approx(1 / 3)
-    }
+    found = capabilities.few_shot(SelectedLogits(model), tokenizer, [*wrong, {**items[0], "task": "all"}], tokens)
+    assert found["few_shot"] == {"all": pytest.approx(1 / 3)}
+    missed = [-means[item["gold"]] for means, item in zip(told, wrong, strict=True)]
+    assert found["few_shot_loss"] == {"all": pytest.approx((sum(missed) + right[0]) / 3, abs=1e-5)}
+    assert sum(missed) > sum(right) + 0.1
 
 
 def test_the_reward_model_judges(tiny: Any, run: Any, tmp_path: Path) -> None:
