@@ -48,18 +48,19 @@ def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1, kept: P
     """
     found = {} if kept is None else {seed: _kept_life(recipe, seed, kept) for seed in seeds}
     wanted = [seed for seed in seeds if not found.get(seed)]
-    if any(step.state != "done" for seed in wanted for step in _planned(recipe, seed, store)):
+    if any(step.state != "done" for seed in wanted for step in planned(recipe, seed, store)):
         words = ["sweep", recipe, f"seed={','.join(map(str, wanted))}", "--store", str(store), "--jobs", str(jobs)]
         subprocess.run([sys.executable, "-m", "gptlife.pipelines.cli", *words], check=True)
     for seed in wanted:
-        steps = _planned(recipe, seed, store)
+        steps = planned(recipe, seed, store)
         if kept is not None:
             _keep(steps, kept / f"seed-{seed}.tar.xz")
         found[seed] = {step.name: read(step) for step in steps}
     return {seed: found[seed] for seed in seeds}
 
 
-def _planned(recipe: str, seed: int, store: Path) -> list[Planned]:
+def planned(recipe: str, seed: int, store: Path) -> list[Planned]:
+    """The steps of a seed's life, and where they lie in the store."""
     return plan(load(recipe, [f"seed={seed}"], LIFECYCLE), Store(store))
 
 
@@ -92,7 +93,7 @@ def _kept_life(recipe: str, seed: int, kept: Path) -> Life:
     folder = Path(_UNPACKED.name, f"{recipe}-{seed}")
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")
-    steps = _planned(recipe, seed, folder)
+    steps = planned(recipe, seed, folder)
     return {step.name: read(step) for step in steps} if all(step.state == "done" for step in steps) else {}
 
 

@@ -169,7 +169,7 @@ def _train(
 
     set_seed(config.seed)
     model = models.load_scorer(given.base, fresh_head=True)
-    _initialise_head(model, config.seed)
+    initialise_head(model, config.seed)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.lora is not None:
@@ -219,7 +219,7 @@ def _normalise(model: Any, config: RewardModelConfig, given: _Given) -> tuple[fl
     return gain, bias
 
 
-def _initialise_head(model: Any, seed: int) -> None:
+def initialise_head(model: Any, seed: int) -> None:
     """N(0, 1/sqrt(D + 1)), as in lm-human-preferences; the same on every process."""
     import torch
 

@@ -81,7 +81,7 @@ def test_the_recipe_has_every_step_that_the_page_reads(benchmark: Any) -> None:
 def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lives, store, kept = benchmark("lives"), tmp_path / "store", tmp_path / "kept"
     kept.mkdir()
-    for step in lives._planned("smoke", 4, store):
+    for step in lives.planned("smoke", 4, store):
         step.path.mkdir(parents=True)
         written = {"manifest.json": {"seconds": 2.5, "host": "mine"}, "metrics.json": {"name": step.name}}
         for name, content in written.items():
@@ -105,3 +105,11 @@ def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkey
     (kept / "seed-5.tar.xz").write_bytes((kept / "seed-4.tar.xz").read_bytes())
     with pytest.raises(RuntimeError, match="sweep smoke seed=5 --store"):
         lives.lives("smoke", store, [4, 5], kept=kept)
+
+
+def test_ranks_by_the_truth(benchmark: Any) -> None:
+    """An answer within .06 of a rank's best shares it."""
+    assert benchmark("reward_limits").by_truth([0.5, 0.9, 0.85, 0.0, 0.4]) == [2, 1, 1, 4, 3]
+    assert benchmark("reward_limits").by_truth([0.2, 0.2]) == [1, 1]
+    # Chains don't grow: .80 ties with .85, and .75 no longer does.
+    assert benchmark("reward_limits").by_truth([0.85, 0.8, 0.75]) == [1, 1, 2]

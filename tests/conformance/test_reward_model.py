@@ -197,7 +197,7 @@ def test_head_initialisation(world: Any) -> None:
     """N: the head begins as N(0, 1 / sqrt(width + 1)), which for width 16 is a deviation of 0.243."""
     model = torch.nn.Module()
     model.score = torch.nn.Linear(4000, 1, bias=False)
-    reward_model._initialise_head(model, seed=0)
+    reward_model.initialise_head(model, seed=0)
 
     def check(weight: Tensor) -> None:
         numbers = weight.flatten().tolist()

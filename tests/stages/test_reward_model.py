@@ -70,7 +70,7 @@ def test_loss_is_the_mean_over_pairs_of_each_prompt(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.sft))
     model = load_scorer(tiny.sft, fresh_head=True).eval()
-    reward_model._initialise_head(model, 0)
+    reward_model.initialise_head(model, 0)
     assert float(model.score.weight.detach().abs().max()) > 0
     losses, flat = [], []
     for row in rankings_of(tiny, "train"):
