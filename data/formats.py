@@ -43,6 +43,7 @@ from gptlife.data.turns import (
     PROMPT_FIELDS,
     ROW_ACT,
     ending_in_user,
+    in_order,
     is_int,
     read_conversation,
     read_prompt,
@@ -119,7 +120,7 @@ def to_text(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, A
 def to_conversation(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The row as {"messages"} that end in an assistant turn. Raises UserError."""
     row, name = _recognised(row, field_map, ("conversation",))
-    messages = read_conversation(row, name)
+    messages = in_order(row, read_conversation(row, name))
     if messages[-1]["role"] != "assistant":
         raise UserError(f"{row.place}: the last turn is the {messages[-1]['role']}'s, not the assistant's; {ROW_ACT}")
     return {"messages": messages, **_extras(row)}

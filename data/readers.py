@@ -5,9 +5,11 @@ Readers decode line by line, so that one broken line is one problem with a line 
 
 Rules, where conventions differ:
 - `.txt` is one document, the whole file; Windows line ends become `\\n`.
-- `.json` holds a list of objects, or one object a line as `.jsonl` does. Blank lines are passed over.
+- `.json` holds a list of objects, or one object a line as `.jsonl` does. Blank lines are passed over. A key that stands
+  twice in an object, NaN and Infinity are refused: JSON has no meaning for them, and Python takes them silently.
 - `.csv` has a header and double quotes. `.tsv` has a header and no quoting (a quote is a character), and no escapes.
-  Either has none when the caller names columns by number: they are then "0", "1", ...
+  Either has none when the caller names columns by number: they are then "0", "1", ... A quote that nobody closes has
+  swallowed the rest of the file, so it is a fault of the file and no row's.
 - A byte order mark is removed; every other encoding than UTF-8 is refused.
 """
 
@@ -28,6 +30,8 @@ ENDINGS = (
     ".parquet",
 )
 _CHUNK = 1 << 20  # bytes a read
+_DEEPEST = 64
+"""Lists and tables inside each other that a row may have; no format needs more than five."""
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -151,12 +155,13 @@ def _json_rows(path: str, kind: str, on_bad: OnBad) -> Iterator[Row]:
     if kind == ".json" and next(_chunks(path), b"").removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
         raw = b"".join(_chunks(path))
         try:
-            items = json.loads(raw.decode("utf-8-sig"))
+            items = _json(raw.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             broken = raw.count(b"\n", 0, error.start) + 1
             raise _not_utf8(f"{path}:{broken}", raw, error) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: no valid JSON ({error.msg}); mend the file") from None
+        except (ValueError, RecursionError) as error:
+            place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else path
+            raise UserError(f"{place}: no valid JSON ({_reason(error)}); mend the file") from None
         for index, item in enumerate(items):
             yield from _object_row(f"{path}: row {index + 1}", item, on_bad)
         return
@@ -164,18 +169,55 @@ def _json_rows(path: str, kind: str, on_bad: OnBad) -> Iterator[Row]:
         if line.strip():
             place = f"{path}:{number}"
             try:
-                item = json.loads(line)
+                item = _json(line)
             except (ValueError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                on_bad(UserError(f"{place}: no valid JSON ({reason}); mend or remove the line"))
+                on_bad(UserError(f"{place}: no valid JSON ({_reason(error)}); mend or remove the line"))
                 continue
             yield from _object_row(place, item, on_bad, may_have_surrogates=bool(_SURROGATE_ESCAPE.search(line)))
+
+
+def _json(text: str) -> Any:
+    """Decoded JSON. Raises ValueError or RecursionError where it is none."""
+    return json.loads(text, object_pairs_hook=_table, parse_constant=_no_number)
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return table
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _too_deep(item: Any) -> bool:
+    level, depth = [item], 0
+    while level and depth <= _DEEPEST:
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        depth += 1
+    return bool(level)
 
 
 def _object_row(place: str, item: Any, on_bad: OnBad, may_have_surrogates: bool = True) -> Iterator[Row]:
     if not isinstance(item, dict):
         found = type(item).__name__
         on_bad(UserError(f"{place}: a row must be an object {{...}}, found {found}; mend or remove it"))
+    elif _too_deep(item):
+        on_bad(UserError(f"{place}: more than {_DEEPEST} lists or tables inside each other; mend or remove the row"))
     elif may_have_surrogates and re.search("[\ud800-\udfff]", json.dumps(item, ensure_ascii=False)):
         on_bad(UserError(f"{place}: half a character (a lone \\ud800-\\udfff escape); mend or remove the row"))
     else:
@@ -197,10 +239,14 @@ def _table_rows(path: str, kind: str, numbered: bool, on_bad: OnBad) -> Iterator
         except StopIteration:
             return
         except csv.Error as error:
+            if str(error) == "unexpected end of data":
+                raise UserError(f"{place}: a quote is opened here and never closed; mend the file") from None
             on_bad(UserError(f"{place}: no valid {kind} ({error}); mend the quotes or remove the row"))
             continue
         if header is None:
             header = [str(column) for column in range(len(cells))] if numbered else cells
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                raise UserError(f"{place}: the column {twice[0]!r} stands twice; rename one of them")
             if not numbered:
                 continue
         if len(cells) == len(header):
@@ -221,6 +267,6 @@ def _parquet_rows(path: str) -> Iterator[Row]:
                 for fields in batch.to_pylist():
                     index += 1
                     yield Row(f"{path}: row {index}", fields)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: cut short or damaged ({reason}); write or fetch it again") from None

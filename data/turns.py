@@ -81,7 +81,7 @@ def read_message(row: Row, name: str, message: Any) -> dict[str, str]:
         raise UserError(f"{row.place}: '{name}' holds {shown(message)}, no message; {ROW_ACT}")
     said_by, text = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if not isinstance(said_by, str) or said_by not in _ROLES:
-        found = f"role {said_by!r}, known are {', '.join(_ROLES)}"
+        found = f"role {shown(said_by)}, known are {', '.join(_ROLES)}"
         raise UserError(f"{row.place}: '{name}' has {found}; {ROW_ACT}")
     if not isinstance(text, str):
         raise UserError(f"{row.place}: '{name}' has content {shown(text)}, no text; {ROW_ACT}")
@@ -128,8 +128,25 @@ def read_conversation(row: Row, name: str) -> Messages:
     return [*read_prompt(row), turn(row, "assistant", field, string(row, field))]
 
 
+def in_order(row: Row, messages: Messages) -> Messages:
+    """The messages, if user and assistant take turns, the user first, after a system turn at most."""
+    roles = [turn["role"] for turn in messages]
+    if "system" in roles[1:]:
+        raise UserError(f"{row.place}: turn {roles.index('system', 1) + 1} is the system's, not the first; {ROW_ACT}")
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    for place, role in enumerate(spoken):
+        if role != ("user", "assistant")[place % 2]:
+            number = place + 1 + len(roles) - len(spoken)
+            found = (
+                "the first turn is the assistant's" if not place else f"turns {number - 1} and {number}: {role} twice"
+            )
+            raise UserError(f"{row.place}: roles out of order ({found}); {ROW_ACT}")
+    return messages
+
+
 def ending_in_user(row: Row, messages: Messages) -> Messages:
-    """The messages, if the user speaks last."""
+    """The messages in order, if the user speaks last."""
+    in_order(row, messages)
     if not messages or messages[-1]["role"] != "user":
         found = f"ends in the {messages[-1]['role']}'s turn" if messages else "has no turn"
         raise UserError(f"{row.place}: the prompt {found}, not in the user's; {ROW_ACT}")

@@ -46,6 +46,7 @@ def write(path, *records):
 # --- conversations --------------------------------------------------------------------------------------------------
 
 Q, A = user("Why?"), assistant("Because.")
+S = {"role": "system", "content": "Be brief."}
 CONVERSATIONS = {
     "messages": {"messages": [Q, A]},
     "prompt_completion": {"prompt": "Why?\n", "completion": " Because."},
@@ -106,7 +107,12 @@ def test_documents_are_not_touched():
     [
         (to_conversation, {"instruction": "a", "output": " "}, "answer ('output') is empty; fill it, remove the row"),
         (to_conversation, {"question": "", "answer": "b"}, "prompt ('question') is empty"),
-        (to_conversation, {"messages": [A, Q]}, "the last turn is the user's"),
+        (to_conversation, {"messages": [Q, A, Q]}, "the last turn is the user's"),
+        (to_conversation, {"messages": [A, Q, A]}, "roles out of order (the first turn is the assistant's)"),
+        (to_conversation, {"messages": [S, A]}, "roles out of order (the first turn is the assistant's)"),
+        (to_conversation, {"messages": [S, Q, Q, A]}, "roles out of order (turns 2 and 3: user twice)"),
+        (to_prompt, {"messages": [Q, A, A, Q]}, "roles out of order (turns 2 and 3: assistant twice)"),
+        (to_prompt, {"messages": [Q, S, Q]}, "turn 2 is the system's, not the first"),
         (to_conversation, {"messages": []}, "'messages' must be a list of messages, found []"),
         (to_conversation, {"messages": [{"role": "tool", "content": "x"}]}, "role 'tool', known are system, user"),
         (to_conversation, {"messages": [{"role": "user", "content": None}]}, "content None, no text"),
