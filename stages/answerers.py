@@ -52,19 +52,19 @@ def ask_all(
     Raises:
         UserError: for prompts that don't fit, or ready answers to other prompts.
     """
-    from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+    from gptlife.stages.artifact import CHECKPOINTS, keep_piece, kept_piece
     from gptlife.stages.journal import Journal
 
-    folder = output / CHECKPOINTS
-    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Answerer] = {}
     with Journal(output, "evaluation", len(paths), track=None) as journal:
         for number, (name, path) in enumerate(paths.items(), 1):
-            kept = folder / f"{name}.json"
-            if not kept.is_file():
-                asked = _ask(config, accelerator, name, path, sets, output)
-                write_json(kept, {key: asdict(answerer) for key, answerer in asked.items()})
-            found |= {key: Answerer(**answerer) for key, answerer in read_json(kept).items()}
+            place = output / CHECKPOINTS / f"{name}.json"
+            asked = kept_piece(place)
+            if asked is None:
+                answering = _ask(config, accelerator, name, path, sets, output)
+                asked = {key: asdict(answerer) for key, answerer in answering.items()}
+                keep_piece(place, asked)
+            found |= {key: Answerer(**answerer) for key, answerer in asked.items()}
             journal.log(number, {}, name)
     return found
 

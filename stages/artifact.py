@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -78,6 +80,8 @@ def begin(output: Path, stage_file: Mapping[str, Any]) -> Path:
     if record.is_file():
         refuse_another(partial, stage_file, "begun with")
     partial.mkdir(parents=True, exist_ok=True)
+    for left in partial.rglob("*.tmp"):  # of a `write_text` that was killed
+        left.unlink()
     write_text(record, yaml.safe_dump(dict(stage_file), sort_keys=False, allow_unicode=True))
     return partial
 
@@ -91,41 +95,64 @@ def refuse_another(place: Path, stage_file: Mapping[str, Any], how: str) -> None
         UserError: naming the first fields that differ; `how` is the verb ("begun with", "made with").
     """
     before = read_yaml(place / STAGE_FILE)
-    changed = _changed(before.get("identity"), stage_file.get("identity"))
+    changed = changes(before.get("identity"), stage_file.get("identity"))
     what = "another config"
     # A fetched model records no inputs.
     if not changed and before.get("input_addresses") is not None:
-        changed = _changed(before["input_addresses"], stage_file.get("input_addresses"), "inputs.")
+        changed = changes(before["input_addresses"], stage_file.get("input_addresses"), "inputs.")
         what = "other inputs"
     if changed:
-        shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-        raise UserError(f"{place}: {how} {what} (differs in: {shown}); remove it, or give another output")
+        raise UserError(f"{place}: {how} {what} (differs in: {few(changed)}); remove it, or give another output")
 
 
-def _changed(before: Any, now: Any, prefix: str = "") -> list[str]:
+def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
     """Dotted names of the values that differ; `config.` is left out, since a config's fields stand on top in a file."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         return [] if before == now else [prefix.removeprefix("config.").rstrip(".") or "identity"]
     return [
-        name for key in sorted({*before, *now}) for name in _changed(before.get(key), now.get(key), f"{prefix}{key}.")
+        name for key in sorted({*before, *now}) for name in changes(before.get(key), now.get(key), f"{prefix}{key}.")
     ]
 
 
+def few(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def sums(folder: Path, names: Iterable[str]) -> dict[str, list[Any]]:
+    """name -> [bytes, sha256] of files of a folder; those that are missing are left out."""
+    files = {name: folder / name for name in names}
+    return {name: [path.stat().st_size, sha256_of_file(str(path))] for name, path in files.items() if path.is_file()}
+
+
 def commit(partial: Path, output: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest (with size and sha256 of every file) and move the directory to its place in one rename."""
-    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
-    files = {
-        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(str(path))}
-        for path in sorted(partial.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+    """Write the manifest (with size and sha256 of every file) and move the directory to its place in one rename.
+
+    Checkpoints go last: whoever is killed before the rename goes on from them.
+    """
+    paths = (path for path in sorted(partial.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    names = [name for path in paths if not (name := str(path.relative_to(partial))).startswith(f"{CHECKPOINTS}/")]
+    for name in names:
+        sync_file(partial / name)
+    files = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sums(partial, names).items()}
     write_json(partial / MANIFEST, {**manifest, "files": files})
     os.rename(partial, output)
     sync_directory(output.parent)
+    forget_checkpoints(output)
+
+
+def forget_checkpoints(output: Path) -> None:
+    """Remove what a finished output needs no more; also for one that was killed between its rename and this."""
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
 
 
 def sync_directory(path: Path) -> None:
     """Make renames inside `path` durable."""
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content (a directory's: its names) durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -160,6 +187,46 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: missing; run the stage that makes it") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: damaged ({error.msg}); run its stage again with --fresh") from None
+
+
+def keep_piece(path: Path, value: Any) -> None:
+    """Write a piece of unfinished work (anything of JSON) with its sha256, whole or not at all."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f"{_sha256(text)}\n{text}\n")
+
+
+def kept_piece(path: Path) -> Any:
+    """What `keep_piece` wrote; None where there is nothing, or where it is damaged, which is said: make it again."""
+    try:
+        return read_piece(path)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        print(f"{path}: is damaged; made again", file=sys.stderr, flush=True)
+        return None
+
+
+def read_piece(path: Path) -> Any:
+    """What `keep_piece` wrote.
+
+    Raises:
+        FileNotFoundError: where there is nothing.
+        ValueError: where it is damaged.
+    """
+    digest, _, text = path.read_text(encoding="utf-8").removesuffix("\n").partition("\n")
+    if digest != _sha256(text):
+        raise ValueError(f"{path}: another sha256")
+    return json.loads(text)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def measured(metrics: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """All numbers of an output: its metrics, and what it cost as its manifest says."""
+    return {**(manifest.get("cost") or {}), **metrics}
 
 
 def versions() -> dict[str, str]:

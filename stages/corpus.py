@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from gptlife.data.config import UserError
+from gptlife.data.config import UserError, sha256_of_file
 from gptlife.data.formats import texts
 from gptlife.data.sources import Source
 from gptlife.data.tokens import encode_texts
-from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+from gptlife.stages.artifact import CHECKPOINTS, keep_piece, kept_piece, sync_file
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +31,26 @@ def token_stream(
     Raises:
         UserError: when there is no text.
     """
-    folder = output / CHECKPOINTS
-    path, note = folder / f"{name}.tokens", folder / f"{name}.json"
-    if accelerator.is_main_process and not note.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        size = n_bytes = 0
+    path, note = (output / CHECKPOINTS / f"{name}.{kind}" for kind in ("tokens", "json"))
+    if accelerator.is_main_process and not _is_whole(path, kept_piece(note)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        n_bytes = 0
         with open(path, "wb") as file:
             for batch in _batches(texts(data, seed), 1000):
                 n_bytes += sum(len(text.encode("utf-8")) for text in batch)
                 for ids in encode_texts(tokenizer, batch):
-                    size += len(ids) + 1
                     np.asarray([*ids, tokenizer.eos_token_id], dtype=np.int32).tofile(file)
         if not n_bytes:
             raise UserError(f"{name}: the text is empty; give a source with text in it")
-        write_json(note, {"tokens": size, "bytes": n_bytes})
+        sync_file(path)
+        keep_piece(note, {"bytes": n_bytes, "sha256": sha256_of_file(str(path))})
     accelerator.wait_for_everyone()
-    return np.memmap(path, dtype=np.int32, mode="r"), int(read_json(note)["bytes"])
+    return np.memmap(path, dtype=np.int32, mode="r"), int(kept_piece(note)["bytes"])
+
+
+def _is_whole(path: Path, note: dict[str, Any] | None) -> bool:
+    """Whether a stream that a run before this wrote is as it was."""
+    return note is not None and path.is_file() and sha256_of_file(str(path)) == note["sha256"]
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -1,14 +1,13 @@
 """How the stage `dpo` goes through `transformers.Trainer`'s loop: the journal, checkpoints by time, and resuming.
 
 - Dropout is seeded by (seed, step, rank), as in `loop.py`; which rows a step has and its rate come from the schedule.
-- A checkpoint counts only with a mark, written last, that lists its files and their sizes: the Trainer's own are not
-  written atomically, and one without its optimizer file is resumed without a word and ends elsewhere.
+- A checkpoint counts only with a list, written last, of its files and their sums (`checkpoints.py`): the Trainer's own
+  are not written atomically, and one without its optimizer file is resumed without a word and ends elsewhere.
 - A gradient that is not finite stops the stage before the optimizer moves; the Trainer would step.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,8 @@ import torch
 from transformers import TrainerCallback
 
 from gptlife.data.config import UserError
-from gptlife.stages.artifact import read_json, sync_directory, write_json
-from gptlife.stages.checkpoints import STATE, Checkpoints
+from gptlife.stages.artifact import sync_directory
+from gptlife.stages.checkpoints import Checkpoints
 from gptlife.stages.dpo_trainer import PairTrainer, quiet
 from gptlife.stages.journal import Journal
 from gptlife.stages.loop import seed_step
@@ -38,37 +37,20 @@ _NAMES = {
 """TRL's names of what a step logs, and ours. At the first step rewards are 0, and TRL counts a tie as wrong."""
 
 
-class MarkedCheckpoints(Checkpoints):
-    """The Trainer's checkpoints, of which only those count that were marked when all their files were written."""
+class TrainerCheckpoints(Checkpoints):
+    """The Trainer's checkpoints, of which only those count that were sealed when all their files were written."""
 
-    def newest(self) -> tuple[Path | None, dict[str, Any]]:
-        """The newest complete one and its state; what a kill left half written is removed."""
-        found = sorted(self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        complete = [path for path in found if _is_whole(path)]
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            for path in set(found) - set(complete):
-                shutil.rmtree(path)
-        self.accelerator.wait_for_everyone()
-        return (complete[-1], read_json(complete[-1] / STATE)) if complete else (None, {"step": 0, "seconds": 0.0})
+    def path(self, step: int) -> Path:
+        """Where the Trainer writes."""
+        return self.folder / f"checkpoint-{step}"
 
     def mark(self, step: int, state: dict[str, Any]) -> None:
         """Say that the checkpoint of `step` is complete; to be called by every process when it has written its part."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            path = self.folder / f"checkpoint-{step}"
-            files = {item.name: item.stat().st_size for item in path.iterdir() if item.is_file()}
-            write_json(path / STATE, {"step": step, **state, "files": files})
+            self.seal(self.path(step), step, state)
             sync_directory(self.folder)
         self.accelerator.wait_for_everyone()
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint is marked, and has all the files of its mark in their sizes."""
-    if not (path / STATE).is_file():
-        return False
-    files = read_json(path / STATE)["files"]
-    return all((path / name).is_file() and (path / name).stat().st_size == size for name, size in files.items())
 
 
 class Reporter(TrainerCallback):
@@ -78,7 +60,7 @@ class Reporter(TrainerCallback):
         self,
         trainer: PairTrainer,
         journal: Journal,
-        checkpoints: MarkedCheckpoints,
+        checkpoints: TrainerCheckpoints,
         validate: Callable[[], dict[str, float]],
         validate_every: int,
         state: dict[str, Any],
@@ -138,6 +120,8 @@ class Reporter(TrainerCallback):
         self.checkpoints.mark(state.global_step, {"seconds": time.monotonic() - self.begun})
         self.checkpoints.saved_at = time.monotonic()
         self.checkpoints.seconds += self.checkpoints.saved_at - self.saving_since
+        if self.checkpoints.stopping:
+            raise KeyboardInterrupt
 
 
 def train(
@@ -145,10 +129,12 @@ def train(
 ) -> dict[str, Any]:
     """Train, or go on from the newest complete checkpoint; metrics of the last step and what the run cost."""
     config, total = trainer.ours, len(trainer.plan.sizes)
-    checkpoints = MarkedCheckpoints(output, trainer.accelerator, config.checkpoint_seconds)
-    newest, state = checkpoints.newest()
+    checkpoints = TrainerCheckpoints(output, trainer.accelerator, config.checkpoint_seconds, config.checkpoints_kept)
+    newest, found = checkpoints.newest()
+    state = found or {"step": 0, "seconds": 0.0}
     main = trainer.accelerator.is_main_process
-    with Journal(output, "dpo", total, start=int(state["step"]), track=config.track, main=main) as journal:
+    journal = Journal(output, "dpo", total, start=int(state["step"]), track=config.track, main=main)
+    with journal, checkpoints.minding_signals():
         reporter = Reporter(trainer, journal, checkpoints, validate, validate_every, state)
         trainer.add_callback(reporter)
         with quiet():

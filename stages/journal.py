@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gptlife.stages.artifact import LOG
+from gptlife.stages.artifact import LOG, write_text
 
 
 class Journal:
@@ -40,8 +40,7 @@ class Journal:
         if not main:
             return
         path = output / LOG
-        keep = _lines_up_to(path, start)
-        path.write_text("".join(keep), encoding="utf-8")
+        write_text(path, "".join(_lines_up_to(path, start)))
         self.file = path.open("a", encoding="utf-8")
         self.trackers = [_tracker(kind, output, name) for kind in track or [] if importlib.util.find_spec(kind)]
         self.console = Console(stderr=True)
@@ -106,21 +105,19 @@ def _sayable(value: Any) -> bool:
 
 def read_log(output: Path) -> list[dict[str, Any]]:
     """Every line of an output's log.jsonl; a last line cut short by a kill is left out."""
-    rows = []
-    for line in _lines_up_to(output / LOG, None):
-        rows.append(json.loads(line))
-    return rows
+    return [json.loads(line) for line in _lines_up_to(output / LOG, None)]
 
 
 def _lines_up_to(path: Path, step: int | None) -> list[str]:
-    if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
+    """The log's lines up to `step`; none from the first one on that was never written whole."""
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else ():
+        try:
+            at = json.loads(line)["step"]
+        except (ValueError, TypeError, KeyError):
             break
-        if step is None or json.loads(line)["step"] <= step:
-            kept.append(line)
+        if step is None or at <= step:
+            kept.append(line + "\n")
     return kept
 
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from gptlife.data.config import UserError
 from gptlife.data.packing import length_batches
+from gptlife.stages.artifact import CHECKPOINTS
 from gptlife.stages.checkpoints import Checkpoints
 from gptlife.stages.journal import Journal
 from gptlife.stages.training import Examples, Schedule, adamw
@@ -142,9 +143,9 @@ def finite_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, max_
 class Best:
     """The weights with the lowest value of one validation metric so far, kept on disk beside the checkpoints."""
 
-    def __init__(self, output: Path, accelerator: Accelerator, metric: str | None, kept: dict[str, Any] | None) -> None:
-        self.path, self.accelerator, self.metric = output / "checkpoints" / "best.safetensors", accelerator, metric
-        self.kept = kept
+    def __init__(self, output: Path, accelerator: Accelerator, metric: str | None) -> None:
+        self.path, self.accelerator, self.metric = output / CHECKPOINTS / "best.safetensors", accelerator, metric
+        self.kept: dict[str, Any] | None = None
         """The best so far: its `step` and its validation `metrics`."""
 
     def consider(self, model: nn.Module, validated: dict[str, float], step: int) -> None:
@@ -244,15 +245,19 @@ def fit(
     """
     optimizer = adamw(model, config)
     model, optimizer = accelerator.prepare(model, optimizer)
-    checkpoints = Checkpoints(output, accelerator, config.checkpoint_seconds)
+    best = Best(output, accelerator, keep_best)
+    checkpoints = Checkpoints(
+        output, accelerator, config.checkpoint_seconds, config.checkpoints_kept, files=[best.path]
+    )
     state = checkpoints.restore() or {"step": 0, "tokens": 0, "seconds": 0.0, "best": None}
     step, tokens, total = int(state["step"]), int(state["tokens"]), len(schedule.sizes)
-    best = Best(output, accelerator, keep_best, state["best"])
+    best.kept = state["best"]
     begun = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
     model.train()
     descent = _Descent(model, optimizer, examples, schedule, loss, describe, config, accelerator, name)
-    with Journal(output, name, total, start=step, track=config.track, main=accelerator.is_main_process) as journal:
+    journal = Journal(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
+    with journal, checkpoints.minding_signals():
         while step < total:
             taken, read = descent.take(step)
             step, tokens = step + 1, tokens + read
@@ -266,9 +271,9 @@ def fit(
                 best.consider(model, found, step)
             if step % config.log_every == 0 or validated or step == total:
                 journal.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
-            if step < total and checkpoints.due():
+            if step < total:
                 kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.kept}
-                checkpoints.save(step, kept)
+                checkpoints.keep_up(step, kept)
     kept_metrics = best.restore(model, total)
     seconds = time.monotonic() - begun
     return {

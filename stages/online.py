@@ -135,9 +135,8 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
     players.forget_copies_after(step)
     begun = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
-    with Journal(
-        output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process
-    ) as journal:
+    journal = Journal(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
+    with journal, players.checkpoints.minding_signals():
         while step < config.steps and "stopped_at" not in metrics:
             seed_step(config.seed, step, accelerator.process_index)
             metrics, kl_coef = steps.take(step, kl_coef)
@@ -149,9 +148,8 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
             elif step < config.steps:
                 if config.keep_every and step % config.keep_every == 0:
                     players.keep_copy(step)
-                if players.checkpoints.due():
-                    seconds = time.monotonic() - begun
-                    players.checkpoints.save(step, {"kl_coef": kl_coef, "tokens": tokens, "seconds": seconds})
+                seconds = time.monotonic() - begun
+                players.checkpoints.keep_up(step, {"kl_coef": kl_coef, "tokens": tokens, "seconds": seconds})
     players.save()
     seconds = time.monotonic() - begun
     return {

@@ -55,15 +55,6 @@ class Average:
                 parameter.copy_(self.weights[name])
         return twin
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """For the checkpoint."""
-        return self.weights
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """From the checkpoint."""
-        for name, tensor in state.items():
-            self.weights[name].copy_(tensor)
-
 
 @dataclass
 class Network:
@@ -105,9 +96,10 @@ class Players:
         self.networks = self._networks(trained, rates)
         self.policy_model = self.policy.model
         self.average = Average(self.policy_model, config.ema) if config.ema is not None else None
-        if self.average is not None:
-            accelerator.register_for_checkpointing(self.average)
-        self.checkpoints = Checkpoints(output, accelerator, config.checkpoint_seconds)
+        averaged = self.average.weights if self.average is not None else None
+        self.checkpoints = Checkpoints(
+            output, accelerator, config.checkpoint_seconds, config.checkpoints_kept, averaged
+        )
 
     def _networks(self, trained: dict[str, Any], rates: dict[str, float]) -> dict[str, Network]:
         """The models with reader and optimizer, prepared together."""

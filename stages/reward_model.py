@@ -134,24 +134,27 @@ def _given(config: RewardModelConfig, base: Path, comparisons: Sequence[Path]) -
 
 
 def _member(config: RewardModelConfig, number: int, output: Path, given: _Given, accelerator: Accelerator) -> Metrics:
-    """Train a member and save it; one that a run before this finished is left as it is."""
+    """Train a member and save it; one that a run before this finished, and that is as it was, is left alone."""
     from gptlife.stages import models
-    from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+    from gptlife.stages.artifact import CHECKPOINTS, keep_piece, sums
+    from gptlife.stages.checkpoints import kept_by_all
 
     folder, mark = models.member_path(output, number), output / CHECKPOINTS / f"member-{number}.json"
-    if not mark.is_file():
+    kept = kept_by_all(accelerator, mark)
+    if kept is None or kept["files"] != sums(folder, kept["files"]):
         folder.mkdir(parents=True, exist_ok=True)
         seed = config.seed if number == 0 else random.Random(f"member {config.seed} {number}").getrandbits(31)
         model, metrics = _train(config.model_copy(update={"seed": seed}), number, folder, given, accelerator)
         if accelerator.is_main_process:
             models.save(model, given.tokenizer, folder)
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            write_json(mark, metrics)
+            written = [path.name for path in folder.iterdir() if path.is_file()]
+            keep_piece(mark, {"metrics": metrics, "files": sums(folder, written)})
         accelerator.free_memory()
         accelerator.wait_for_everyone()
+        kept = {"metrics": metrics}
     if number > 0 and accelerator.is_main_process:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return dict(read_json(mark))
+    return dict(kept["metrics"])
 
 
 def _train(

@@ -22,20 +22,18 @@ def in_chunks(
     accelerator: Accelerator, output: Path, name: str, n_prompts: int, chunk: int, make: Callable[[int], list[Row]]
 ) -> Iterator[list[Row]]:
     """The rows of every chunk of `chunk` prompts in order: as kept under `output`, or from `make(first prompt)`."""
-    from gptlife.stages.artifact import CHECKPOINTS, read_json, write_json
+    from gptlife.stages.artifact import CHECKPOINTS, keep_piece
+    from gptlife.stages.checkpoints import kept_by_all
 
-    folder = output / CHECKPOINTS
-    main = accelerator.is_main_process
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, n_prompts, chunk)):
-        path = folder / f"{name}-{number:06d}-of-{chunk}.json"
-        if not path.is_file():
+        path = output / CHECKPOINTS / f"{name}-{number:06d}-of-{chunk}.json"
+        part = kept_by_all(accelerator, path)
+        if part is None:
             part = make(start)
-            if main:
-                write_json(path, part)
+            if accelerator.is_main_process:
+                keep_piece(path, part)
             accelerator.wait_for_everyone()
-        yield read_json(path)
+        yield part
 
 
 def sample_answers(

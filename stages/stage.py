@@ -12,6 +12,7 @@ The orchestrator and a person use the same `main`. `stage.yaml` is flat: the con
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import platform
 import re
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from gptlife.data.config import (
     Config,
@@ -34,11 +35,23 @@ from gptlife.data.config import (
     sha256_of_file,
     suggest,
 )
-from gptlife.stages import artifact
+from gptlife.stages import artifact, stopping
 from gptlife.stages.card import write_card
 
 Metrics = dict[str, Any]
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _INPUT_NAME = re.compile(r"[a-z][a-z0-9_]*")
+COST = (
+    "seconds",
+    "seconds_sampling",
+    "seconds_scoring",
+    "seconds_updating",
+    "tokens_per_second",
+    "checkpoint_seconds",
+    "mfu",
+    "peak_gpu_memory_mb",
+)
+"""Metrics of the machine and the day: they go to the manifest, so that equal runs have equal `metrics.json`."""
 RESERVED = ("stage", "version", "identity", "inputs", "input_addresses", "output")
 
 
@@ -83,15 +96,34 @@ class Stage:
         parser.add_argument("overrides", nargs="*", metavar="field=value")
         arguments = parser.parse_args(argv)
         try:
-            raw = apply_overrides(read_yaml(arguments.config), arguments.overrides)
-            self.execute(raw, str(arguments.config))
+            with stopping.heard(self.name):
+                raw = apply_overrides(read_yaml(arguments.config), arguments.overrides)
+                self.execute(raw, str(arguments.config))
         except UserError as error:
-            if rank() == 0:
-                print(f"{self.name}: {error}", file=sys.stderr)
-            sys.exit(2)
+            self._end(2, str(error))
         except KeyboardInterrupt:
-            print(f"{self.name}: interrupted; run the same command again to resume", file=sys.stderr)
-            sys.exit(130)
+            self._end(130, "interrupted; run the same command again to resume")
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            self._end(2, f"{place}{error.strerror}; make room, or choose another place, and run again to resume")
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            reason = (str(error).strip() or "MemoryError").split("\n")[0]
+            self._end(2, f"out of memory ({reason}); {self._what_to_lower()}, and run again to resume")
+
+    def _end(self, code: int, message: str) -> NoReturn:
+        if rank() == 0:
+            print(f"{self.name}: {message}", file=sys.stderr, flush=True)
+        sys.exit(code)
+
+    def _what_to_lower(self) -> str:
+        """Settings of memory and time alone: none of them changes a result."""
+        there = [name for name in ("micro_batch_tokens", "rows") if name in self.config.model_fields]
+        more = ", or set gradient_checkpointing: true" if "gradient_checkpointing" in self.config.model_fields else ""
+        return f"lower {' or '.join(there)}{more}" if there else "give it more memory"
 
     def execute(self, raw: Mapping[str, Any], where: str) -> None:
         """Run the stage that the decoded `stage.yaml` describes; does nothing where its output is complete.
@@ -129,6 +161,7 @@ class Stage:
         """Say that the output is complete, if it is this config's."""
         if rank() == 0:
             artifact.refuse_another(output, self._stage_file(config, inputs, output), "made with")
+            artifact.forget_checkpoints(output)
             print(f"{self.name}: {output} is complete already")
 
     def _stage_file(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> dict[str, Any]:
@@ -144,11 +177,18 @@ class Stage:
 
     def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> None:
         partial = artifact.begin(output, self._stage_file(config, inputs, output))
-        started = time.time()
+        started, identity = time.time(), self.identity(config)
         metrics = self.run(config, partial, **inputs)
+        # Looked at again, since this may have taken days: an address tells what an output was made from.
+        if changed := artifact.changes(identity, self.identity(config)):
+            raise UserError(
+                f"{output}: its data changed while it worked (differs in: {artifact.few(changed)}), so it is nobody's; "
+                f"remove {partial}, and run again"
+            )
         manifest = self._manifest(config, inputs, output, metrics, started)
-        artifact.write_json(partial / artifact.METRICS, metrics)
-        write_card(partial, self.name, manifest, metrics)
+        result = {name: value for name, value in metrics.items() if name not in COST}
+        artifact.write_json(partial / artifact.METRICS, result)
+        write_card(partial, self.name, manifest, result)
         artifact.commit(partial, output, manifest)
 
     def _manifest(
@@ -166,6 +206,7 @@ class Stage:
             "platform": platform.platform(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": metrics.get("seconds", round(time.time() - started, 2)),
+            "cost": {name: metrics[name] for name in COST if name in metrics},
             "tokens": metrics.get("tokens"),
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -191,6 +232,12 @@ class Stage:
                 raise UserError(f"{where}: inputs.{name}: {path} is no directory; run the stage that makes it first")
             paths[name] = path
         return paths
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of Python, of torch on a device, or of torch on the CPU, whose error has no class of its own."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)
 
 
 def rank() -> int:

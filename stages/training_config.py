@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from gptlife.data.config import Config, Execution
 from gptlife.stages.stage import StageConfig
 
@@ -33,6 +35,8 @@ class TrainingConfig(StageConfig):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     checkpoint_seconds: Execution[float] = 60.0
     """Seconds between checkpoints to resume from."""
+    checkpoints_kept: Execution[int] = Field(2, ge=1)
+    """Newest checkpoints that are kept while the stage works; more than one, so that a damaged one costs little."""
     log_every: Execution[int] = 1
     """Steps between log lines."""
 

@@ -94,7 +94,8 @@ def read(step: Planned) -> Record:
             problems.append(str(error))
             return {}
 
-    metrics, manifest = table(artifact.METRICS), table(artifact.MANIFEST)
+    manifest = table(artifact.MANIFEST)
+    metrics = artifact.measured(table(artifact.METRICS), manifest)
     return Record(step, state, metrics, manifest, _log_of(folder), _config_of(step, folder), tuple(problems))
 
 

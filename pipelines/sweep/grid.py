@@ -250,9 +250,13 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
 
 
 def _metrics_of(combination: Combination) -> dict[str, Any]:
-    """Step name -> metrics.json of every step that is finished and has one."""
-    files = {step.name: step.path / artifact.METRICS for step in combination.plan}
-    return {name: artifact.read_json(path) for name, path in files.items() if path.is_file()}
+    """Step name -> the numbers of every step that is finished and has some."""
+    read = artifact.read_json
+    return {
+        step.name: artifact.measured(read(step.path / artifact.METRICS), read(step.path / artifact.MANIFEST))
+        for step in combination.plan
+        if (step.path / artifact.METRICS).is_file() and artifact.is_complete(step.path)
+    }
 
 
 def _usual(sweep: Sweep, known: Sequence[dict[str, Any]]) -> list[str]:

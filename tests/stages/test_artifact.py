@@ -49,6 +49,44 @@ def test_killed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert artifact.is_complete(output)
 
 
+def test_checkpoints_outlive_whatever_comes_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while gigabytes are hashed must not cost the work that they are of."""
+    partial, output = artifact.begin(tmp_path / "out", {"identity": 1}), tmp_path / "out"
+    (partial / "checkpoints").mkdir()
+    (partial / "checkpoints" / "step-1").write_text("days of work", encoding="utf-8")
+    rename = os.rename
+    there = []
+
+    def watched(source: Path, target: Path) -> None:
+        there.append((Path(source) / "checkpoints" / "step-1").is_file())
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
+    artifact.commit(partial, output, {})
+    assert there == [True]
+    assert not (output / "checkpoints").exists()
+    assert set(artifact.read_json(output / "manifest.json")["files"]) == {"stage.yaml"}
+
+
+def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:
+    partial = artifact.begin(tmp_path / "out", {"identity": 1})
+    (partial / "metrics.json.123.tmp").write_text("{", encoding="utf-8")
+    artifact.begin(tmp_path / "out", {"identity": 1})
+    assert [path.name for path in partial.iterdir()] == ["stage.yaml"]
+
+
+def test_a_piece_is_as_it_was_or_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some" / "piece"
+    assert artifact.kept_piece(path) is None
+    artifact.keep_piece(path, {"answers": ["Grüße\n", None, 1.5]})
+    assert artifact.kept_piece(path) == {"answers": ["Grüße\n", None, 1.5]}
+    whole = path.read_bytes()
+    for damaged in (whole.replace(b"1.5", b"1.4"), whole[:-5], b"", b"\xff", whole[10:]):
+        path.write_bytes(damaged)
+        assert artifact.kept_piece(path) is None
+        assert capsys.readouterr().err == f"{path}: is damaged; made again\n"
+
+
 def test_begin(tmp_path: Path) -> None:
     first = {"identity": {"a": 1}, "inputs": {"base": "x"}, "workers": 1}
     partial = artifact.begin(tmp_path / "out", first)

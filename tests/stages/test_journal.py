@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from accelerate import Accelerator
 
-from gptlife.stages.checkpoints import Checkpoints
 from gptlife.stages.journal import Journal, read_log
 
 
@@ -59,48 +56,3 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.5), (2, 1.5)]
-
-
-def prepared(output: Path, every: float = 60.0, keep: int = 2) -> tuple[Any, Any, Checkpoints]:
-    accelerator = Accelerator(cpu=True)
-    model = torch.nn.Linear(2, 1)
-    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
-    return model, optimizer, Checkpoints(output, accelerator, every, keep)
-
-
-def test_checkpoints_bring_weights_and_optimizer_back(tmp_path: Path) -> None:
-    model, optimizer, checkpoints = prepared(tmp_path)
-    assert checkpoints.restore() is None
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    checkpoints.save(7, {"tokens": 5})
-    other, other_optimizer, again = prepared(tmp_path)
-    assert again.restore() == {"step": 7, "tokens": 5}
-    assert torch.equal(other.weight, model.weight)
-    moments = [o.state_dict()["state"][0]["exp_avg"] for o in (optimizer, other_optimizer)]
-    assert torch.equal(*moments)
-    assert float(moments[0].abs().sum()) > 0
-
-
-def test_the_newest_complete_ones_are_kept(tmp_path: Path) -> None:
-    _, _, checkpoints = prepared(tmp_path)
-    for step in (1, 2, 10):
-        checkpoints.save(step, {})
-    folder = tmp_path / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000010"]
-    (folder / "step-00000010" / "state.json").unlink()
-    assert prepared(tmp_path)[2].restore() == {"step": 2}
-
-
-def test_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    _, _, checkpoints = prepared(tmp_path, every=30.0)
-    found = []
-    for moment in (120.0, 129.9, 130.0):
-        now[0] = moment
-        found.append(checkpoints.due())
-    assert found == [False, False, True]
-    checkpoints.save(1, {})
-    now[0] = 159.0
-    assert not checkpoints.due()

@@ -127,7 +127,7 @@ def test_a_torn_checkpoint_is_passed_over(
     kept = sorted(path.name for path in (parts / "checkpoints").glob("step-*"))
     assert kept == ["step-00000002", "step-00000003"]
     # As a kill leaves them: the newest without its mark of completeness, and one that was never renamed.
-    (parts / "checkpoints" / "step-00000003" / "state.json").unlink()
+    (parts / "checkpoints" / "step-00000003" / "state").unlink()
     shutil.copytree(parts / "checkpoints" / "step-00000002", parts / "checkpoints" / "step-00000009.partial")
     with (parts / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 5, "loss"')

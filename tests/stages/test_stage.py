@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 
 from gptlife.data.config import Execution, sha256_of_file
@@ -92,13 +96,14 @@ def test_a_finished_output(toy: Callable[..., Result], tmp_path: Path) -> None:
     files = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert files >= {"model/weights.bin", "extra.txt", "stage.yaml", "metrics.json", "manifest.json"}
     assert not any("checkpoints" in name for name in files)
-    assert json.loads((output / "metrics.json").read_text("utf-8")) == {"size": 4, "seconds": 1.5}
+    assert json.loads((output / "metrics.json").read_text("utf-8")) == {"size": 4}  # equal runs, equal files
     manifest = json.loads((output / "manifest.json").read_text("utf-8"))
     assert set(manifest["files"]) == files - {"manifest.json"}
     for name, recorded in manifest["files"].items():
         assert recorded == {"bytes": (output / name).stat().st_size, "sha256": sha256_of_file(str(output / name))}
     assert (manifest["stage"], manifest["version"], manifest["address"]) == ("toy", 3, "out")
     assert (manifest["seconds"], manifest["processes"], manifest["inputs"]) == (1.5, 1, {"base": "base"})
+    assert manifest["cost"] == {"seconds": 1.5}
     identity = manifest["identity"]["config"]
     assert (identity["size"], identity["rate"]) == (4, 1e-4)
     assert not {"workers", "device", "track", "processes"} & set(identity)
@@ -210,6 +215,76 @@ def test_a_bug_is_not_hidden(toy: Callable[..., Result], tmp_path: Path) -> None
     with pytest.raises(RuntimeError, match="a bug"):
         toy("size=101")
     assert not (tmp_path / "out").exists()
+
+
+class Micro(ToyConfig):
+    """A toy that trains."""
+
+    micro_batch_tokens: Execution[int] = 4096
+    """At once."""
+    gradient_checkpointing: Execution[bool] = False
+    """Again."""
+
+
+AGAIN = "and run again to resume\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/s/x"), ToyConfig,
+         f"toy: /s/x: No space left on device; make room, or choose another place, {AGAIN}"),
+        (OSError(errno.EROFS, "Read-only file system", "/s/x"), ToyConfig,
+         f"toy: /s/x: Read-only file system; make room, or choose another place, {AGAIN}"),
+        (MemoryError(), ToyConfig, f"toy: out of memory (MemoryError); give it more memory, {AGAIN}"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), Micro,
+         "toy: out of memory (CUDA out of memory. Tried to allocate 2 GiB.); lower micro_batch_tokens, or set "
+         f"gradient_checkpointing: true, {AGAIN}"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_lacks_is_one_line(
+    error: Exception, kind: type[ToyConfig], said: str, toy: Callable[..., Result], tmp_path: Path
+) -> None:
+    def lacks(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        raise error
+
+    assert toy(stage=Stage("toy", kind, lacks, inputs=("base",))) == (2, "", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_torch_cannot_have(toy: Callable[..., Result]) -> None:
+    """The real words of torch's allocator on the CPU, which has no error class of its own."""
+
+    def greedy(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        torch.empty(1 << 48)
+        return {}
+
+    result = toy(stage=Stage("toy", Micro, greedy, inputs=("base",)))
+    assert result.code == 2
+    assert re.fullmatch(
+        r"toy: out of memory \(.*can't allocate memory.*\); lower micro_batch_tokens, .* to resume\n", result.err
+    )
+
+
+def test_data_that_changes_meanwhile(toy: Callable[..., Result], tmp_path: Path) -> None:
+    data = tmp_path / "text.jsonl"
+    data.write_text('{"text": "one"}\n', encoding="utf-8")
+
+    def slow(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        data.write_text('{"text": "two"}\n', encoding="utf-8")
+        return {}
+
+    stage, out = Stage("toy", ToyConfig, slow, inputs=("base",)), tmp_path / "out"
+    result = toy(f"data={data}", stage=stage)
+    assert result.code == 2
+    assert result.err == (
+        f"toy: {out}: its data changed while it worked (differs in: data), so it is nobody's; "
+        f"remove {out}.partial, and run again\n"
+    )
+    assert not out.exists()
+    assert "begun with another config (differs in: data)" in toy(f"data={data}", stage=stage).err
+    shutil.rmtree(f"{out}.partial")
+    assert toy(f"data={data}", stage=stage).code == 0  # it is written anew, and the same
 
 
 @pytest.mark.parametrize(
