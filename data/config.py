@@ -23,7 +23,14 @@ HashFile = Callable[[str], str]
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one line: place, value, next act. The command exits with 2."""
+    """Something the user can mend. Its text is one line: place, value, next act. The command exits with 2.
+
+    What a value holds (line ends, control characters, terminal codes) is spelled out, so that it stays one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        spelled = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+        super().__init__("".join(spelled))
 
 
 class _ExecutionMark:
@@ -150,6 +157,10 @@ def _first_config(annotation: Any) -> type[Config] | None:
     return None
 
 
+_LARGEST = 1_000_000
+"""Values in one YAML file: far more than any recipe has, far fewer than ten lines of aliases can make."""
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice (plain YAML keeps the last one without a word)."""
 
@@ -157,8 +168,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
+            fault = None
+            if not isinstance(key, (str, int, float, bool)):
+                fault = f"{type(key).__name__} can't be a name"
+            elif key in seen and key != "<<":
+                fault = f"'{key}' is given twice"
+            if fault:
+                raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -174,18 +190,37 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Decode YAML text.
+    """Decode YAML text, by the safe loader.
 
     Raises:
-        UserError: with file and line where the text is no YAML or has a key twice.
+        UserError: with file and line where the text is no YAML or has a key twice, and where aliases make it too large.
     """
     try:
-        return yaml.load(text, _UniqueKeyLoader)
+        found = yaml.load(text, _UniqueKeyLoader)
+        if _size(found, {}) > _LARGEST:
+            raise UserError(
+                f"{where}: more than {_LARGEST:,} values once its aliases are written out; write it plainly"
+            )
+        return found
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{where}{line}: {error.problem or error.context}; mend the YAML there") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where}: no valid YAML ({str(error).splitlines()[0]})") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply, or inside itself; write it plainly") from None
+    except (ValueError, OverflowError) as error:  # a date that is none, say
+        raise UserError(f"{where}: a value can't be read ({str(error).splitlines()[0]}); put it in quotes") from None
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Values in a decoded YAML, with what aliases share counted as often as it stands there."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -45,8 +45,10 @@ from gptlife.data.turns import (
     ending_in_user,
     in_order,
     is_int,
+    names_of,
     read_conversation,
     read_prompt,
+    shown,
     string,
     strings,
 )
@@ -154,7 +156,7 @@ def to_choices(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str
     if len(choices) < 2:
         raise UserError(f"{row.place}: 'choices' has {len(choices)} entries, at least 2 are needed; {ROW_ACT}")
     if not is_int(gold) or not 0 <= gold < len(choices):
-        raise UserError(f"{row.place}: 'gold' is {gold!r}, not one of 0 to {len(choices) - 1}; {ROW_ACT}")
+        raise UserError(f"{row.place}: 'gold' is {shown(gold)}, not one of 0 to {len(choices) - 1}; {ROW_ACT}")
     return {"query": string(row, "query"), "choices": choices, "gold": gold, **_extras(row, "task")}
 
 
@@ -246,8 +248,9 @@ def _recognised(row: Row, field_map: Mapping[str, str] | None, forms: tuple[str,
     name = detect(row.fields)
     example = f"fields: {_EXAMPLE[forms[0]]}"
     if name is None:
-        given = ", ".join(row.fields) or "none"
-        raise UserError(f"{row.place}: no known format (fields: {given}); name them in `fields`, e.g. {example}")
+        raise UserError(
+            f"{row.place}: no known format (fields: {names_of(row.fields)}); name them in `fields`, e.g. {example}"
+        )
     if FORM_OF[name] not in forms:
         found = f"{_article(forms[0])} is needed, this row is {_article(FORM_OF[name])} (format {name})"
         raise UserError(f"{row.place}: {found}; give other data, or name the fields, e.g. {example}")
@@ -263,8 +266,7 @@ def _reach(row: Row, name: str) -> Any:
     value: Any = row.fields
     for part in [name] if name in row.fields else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            given = ", ".join(row.fields)
-            raise UserError(f"{row.place}: no field '{name}' (fields: {given}); correct `fields`")
+            raise UserError(f"{row.place}: no field '{name}' (fields: {names_of(row.fields)}); correct `fields`")
         value = value[part]
     return value
 
@@ -273,5 +275,5 @@ def _extras(row: Row, *names: str) -> dict[str, Any]:
     """What goes along unread: `meta`, and `names` where the row has them."""
     found = {name: row.fields[name] for name in ("meta", *names) if row.fields.get(name) is not None}
     if not isinstance(found.get("meta", {}), dict):
-        raise UserError(f"{row.place}: 'meta' must be an object {{...}}, found {found['meta']!r}; {ROW_ACT}")
+        raise UserError(f"{row.place}: 'meta' must be an object {{...}}, found {shown(found['meta'])}; {ROW_ACT}")
     return found

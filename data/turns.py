@@ -51,6 +51,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def names_of(fields: Mapping[str, Any]) -> str:
+    """The names of a row's fields as a message shows them: at most 200 characters."""
+    text = ", ".join(fields) or "none"
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
 def is_int(value: Any) -> bool:
     """Whether the value is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)

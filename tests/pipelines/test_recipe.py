@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,20 @@ REFUSED = [
         "bad.yaml: pretrain.adopt: expected a directory or <hub id>@<revision>, found 3",
     ),
     ("sft: {}\nsft: {}", "bad.yaml:2: 'sft' is given twice; mend the YAML there"),
+    ("{[a]: 1}", "bad.yaml:1: list can't be a name; mend the YAML there"),
+    ("a: &a [*a]", "bad.yaml: nested too deeply, or inside itself; write it plainly"),
+    ("[" * 3000 + "]" * 3000, "bad.yaml: nested too deeply, or inside itself; write it plainly"),
+    (
+        "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{y}: &{y} [{','.join([f'*{x}'] * 10)}]\n" for x, y in itertools.pairwise("abcdefg")),
+        "bad.yaml: more than 1,000,000 values once its aliases are written out; write it plainly",
+    ),
+    ("seed: 2020-13-45", "bad.yaml: a value can't be read (month must be in 1..12); put it in quotes"),
+    (
+        '"sft\\nx\\e[31m": {}',
+        "bad.yaml: sft\\nx\\x1b[31m: no such step or setting; there are: "
+        "tokenizer, pretrain, sft, comparisons, reward_model, seed, vars, launcher",
+    ),
 ]
 
 
