@@ -1,6 +1,8 @@
 # make quickstart   set up, run a whole life on the built-in world, end with its report
 # make test         set up, run the tests (under ten minutes on two cores)
 # make conformance  the suite of RLHF details, then break each of them and see that it is caught
+# make test-faults  kill every stage at random moments, fill the disk, kill a rank; about half an hour
+# make fuzz         a million mutated files for each reader; about an hour
 # make check        everything that CI runs
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= store
 
-.PHONY: setup quickstart smoke test test-all conformance check lint types bench clean
+.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz check lint types bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +36,15 @@ test-all: setup
 conformance: setup
 	$(BIN)/python -m pytest tests/conformance
 	$(BIN)/python tests/conformance/mutants.py
+
+# What is killed and resumed ends with the very bytes of what was not.
+test-faults: setup
+	$(BIN)/python tests/faults/kills.py --page docs/results/faults.md
+	$(BIN)/python -m pytest tests/faults
+
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python tests/faults/fuzz.py all
 
 lint: setup
 	$(BIN)/ruff check .

@@ -135,10 +135,34 @@ def commit(partial: Path, output: Path, manifest: Mapping[str, Any]) -> None:
     for name in names:
         sync_file(partial / name)
     files = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sums(partial, names).items()}
-    write_json(partial / MANIFEST, {**manifest, "files": files})
+    whole = {**manifest, "files": files}
+    write_json(partial / MANIFEST, {**whole, "sum": _sum_of(whole)})
     os.rename(partial, output)
     sync_directory(output.parent)
     forget_checkpoints(output)
+
+
+def verify(output: Path) -> None:
+    """See that a finished output is what its manifest says, byte for byte (about a second a gigabyte).
+
+    Raises:
+        UserError: naming the first file that is damaged.
+    """
+    manifest = read_json(output / MANIFEST)
+    act = "make it again (gptlife run ... --fresh STEP)"
+    if "sum" in manifest and manifest["sum"] != _sum_of(manifest):
+        raise UserError(f"{output / MANIFEST}: damaged (another sum than its own); {act}")
+    found = sums(output, manifest.get("files") or {})
+    for name, entry in (manifest.get("files") or {}).items():
+        if name not in found:
+            raise UserError(f"{output / name}: missing, though the manifest lists it; {act}")
+        if found[name] != [entry["bytes"], entry["sha256"]]:
+            raise UserError(f"{output / name}: damaged (not the bytes that its manifest lists); {act}")
+
+
+def _sum_of(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "sum"}
+    return _sha256(json.dumps(rest, sort_keys=True, ensure_ascii=True))
 
 
 def forget_checkpoints(output: Path) -> None:

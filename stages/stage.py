@@ -151,6 +151,9 @@ class Stage:
         else:
             with artifact.locked(output):
                 if not artifact.is_complete(output):
+                    for path in inputs.values():
+                        if artifact.is_complete(path):
+                            artifact.verify(path)
                     self._work(config, inputs, output)
                 elif world == 1:
                     self._confirm(config, inputs, output)

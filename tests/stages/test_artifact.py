@@ -30,6 +30,7 @@ def test_commit_is_one_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # sha256 of the letter a.
     digest = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
     manifest = json.loads((output / "manifest.json").read_text("utf-8"))
+    assert manifest.pop("sum")
     assert manifest == {"stage": "toy", "files": {"a.txt": {"bytes": 1, "sha256": digest}}}
 
 
@@ -66,6 +67,28 @@ def test_checkpoints_outlive_whatever_comes_before_the_rename(tmp_path: Path, mo
     assert there == [True]
     assert not (output / "checkpoints").exists()
     assert set(artifact.read_json(output / "manifest.json")["files"]) == {"stage.yaml"}
+
+
+def test_a_finished_output_is_verified_to_the_byte(tmp_path: Path) -> None:
+    partial, output = artifact.begin(tmp_path / "out", {"identity": 1}), tmp_path / "out"
+    (partial / "model").mkdir()
+    weights = output / "model" / "weights.bin"
+    (partial / "model" / "weights.bin").write_bytes(b"0123456789")
+    artifact.commit(partial, output, {"stage": "toy", "cost": {"seconds": 1.25}, "name": "Grüße"})
+    artifact.verify(output)
+    weights.write_bytes(b"0123456780")  # the same size
+    with pytest.raises(
+        UserError, match=r"weights\.bin: damaged \(not the bytes that its manifest lists\); make it again"
+    ):
+        artifact.verify(output)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"weights\.bin: missing, though the manifest lists it"):
+        artifact.verify(output)
+    weights.write_bytes(b"0123456789")
+    manifest = output / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace("1.25", "1.75"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"manifest\.json: damaged \(another sum than its own\)"):
+        artifact.verify(output)
 
 
 def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:

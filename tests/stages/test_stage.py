@@ -217,6 +217,18 @@ def test_a_bug_is_not_hidden(toy: Callable[..., Result], tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_input_is_refused(toy: Callable[..., Result], tmp_path: Path) -> None:
+    assert toy("output=" + str(tmp_path / "first")).code == 0
+    weights = tmp_path / "first" / "model" / "weights.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"W" + whole[1:])
+    result = toy(f"inputs.base={tmp_path / 'first'}")
+    assert result.code == 2
+    assert f"{weights}: damaged (not the bytes that its manifest lists); make it again" in result.err
+    weights.write_bytes(whole)
+    assert toy(f"inputs.base={tmp_path / 'first'}").code == 0
+
+
 class Micro(ToyConfig):
     """A toy that trains."""
 
