@@ -2,13 +2,14 @@
 
     python benchmarks/reward_limits.py --store store --seed 0
 
-Reads the SFT model and the rankings of a finished `instructgpt-village` and trains the same reward model on the first
+Reads the SFT models and the rankings of a finished `instructgpt-village` and trains the same reward model on the first
 4,800 rankings again and again, each time with one thing changed:
 
     truth       the gold judge ranks the training answers, so that no label is wrong (ties below the labelers' .06)
     batch 4     four times as many steps, 3e-4
     with LM     plus half the language-model loss on each prompt's best answer (Askell et al. 2021, appendix)
     mean, sum   the head read at every token of the answer, and averaged, or added (over ten)
+    trunk       begun from the smaller or larger SFT model
 
 Accuracy is on the labelers' held-out rankings, `gold` on the pairs between which the gold judge sees a difference.
 """
@@ -52,6 +53,7 @@ class Variant:
     rate: float = 5e-4
     lm: float = 0.0
     read: str = "last"
+    base: str = "sft"
 
 
 VARIANTS = {
@@ -61,6 +63,9 @@ VARIANTS = {
     "with the language-model loss": Variant(lm=0.5),
     "mean over the answer's tokens": Variant(read="mean"),
     "sum over the answer's tokens": Variant(read="sum"),
+    "smaller trunk": Variant(base="sft_small"),
+    "larger trunk": Variant(base="sft_large"),
+    "larger trunk, ranked by the truth": Variant(base="sft_large", truth=True),
 }
 
 
@@ -73,7 +78,7 @@ def main() -> None:
     steps = {step.name: step.path for step in planned("instructgpt-village", arguments.seed, arguments.store)}
     found = []
     for name, variant in VARIANTS.items():
-        metrics = measure(variant, steps["sft"], steps["comparisons"], arguments.seed)
+        metrics = measure(variant, steps[variant.base], steps["comparisons"], arguments.seed)
         keys = ("validation_accuracy_training", "validation_accuracy_heldout", "validation_gold_accuracy")
         found.append([name, *(f"{100 * metrics[key]:.1f}" for key in keys)])
         print(*found[-1], sep=" | ", flush=True)
