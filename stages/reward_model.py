@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from gptlife.data.config import Execution
 from gptlife.data.sources import Data
 from gptlife.reward.judges import JudgeConfig
-from gptlife.stages.rankings import Rankings, Row, demonstrations, encode, load
+from gptlife.stages.rankings import Rankings, Row, demonstrations, encode, load, sharing_is_exact
 from gptlife.stages.stage import Metrics, Stage
 from gptlife.stages.training_config import LoRA, TrainingConfig
 
@@ -71,6 +72,8 @@ class RewardModelConfig(TrainingConfig):
     """Prompt and answer of more tokens are left out of their ranking; None: the model's context."""
     validate_every: int = 0
     """Steps between validations; 0: four times an epoch."""
+    share_prompts: Execution[bool] = True
+    """Read a prompt once for all its answers, where the model can: a half to a third of the tokens, the same scores."""
     lora: LoRA | None = None
     """Train low-rank adapters and the head instead of all weights; merged on save."""
 
@@ -188,9 +191,10 @@ def _train(
         by_ranking = margins(score(accelerator.unwrap_model(current), answers), validation)
         return {"validation_accuracy": accuracy([margin for own in by_ranking for margin in own])}
 
+    reader = SelectedScores(model).to(accelerator.device)
     metrics = fit(
-        SelectedScores(model).to(accelerator.device),
-        Rankings(train),
+        reader,
+        Rankings(train, config.share_prompts and sharing_is_exact(reader.eval(), train[:4])),
         plan,
         _loss,
         config,
@@ -235,7 +239,9 @@ def initialise_head(model: Any, seed: int) -> None:
 def _loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     from gptlife.reward.ranking import ranking_loss_flat
 
-    terms = ranking_loss_flat(model(batch["tokens"], batch["select"]), batch["ranks"], batch["group"])
+    further = {name: batch[name] for name in ("position_ids", "attention_mask") if name in batch}
+    scores_N = model(batch["tokens"], batch["select"], **further)
+    terms = ranking_loss_flat(scores_N, batch["ranks"], batch["group"])
     return terms.loss_sum, {"correct": terms.correct_pairs, "pairs": terms.n_pairs}
 
 
