@@ -69,7 +69,8 @@ def _one_row_a_prompt(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tenso
 
     from gptlife.reward.reading import pad_right
 
-    cpu, columns = torch.device("cpu"), []
+    cpu = torch.device("cpu")
+    rows: dict[str, list[list[int]]] = {"tokens": [], "parts": [], "places": [], "ends": []}
     for own in answers:
         start = _common(own)
         row, parts, places, ends = own[0][:start], [0] * start, list(range(start)), [0] * start
@@ -77,14 +78,14 @@ def _one_row_a_prompt(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tenso
             added = len(tokens) - start
             row, parts = row + tokens[start:], parts + [number] * added
             places, ends = places + list(range(start, len(tokens))), ends + [0] * (added - 1) + [1]
-        columns.append((row, parts, places, ends))
-    tokens, parts, places, ends = (list(column) for column in zip(*columns, strict=True))
-    part_BT = pad_right(parts, -1, cpu)
+        for name, column in (("tokens", row), ("parts", parts), ("places", places), ("ends", ends)):
+            rows[name].append(column)
+    part_BT = pad_right(rows["parts"], -1, cpu)
     shared_or_own_BTT = (part_BT.unsqueeze(1) == 0) | (part_BT.unsqueeze(1) == part_BT.unsqueeze(2))
     return {
-        "tokens": pad_right(tokens, 0, cpu),
-        "select": pad_right(ends, 0, cpu).bool(),
-        "position_ids": pad_right(places, 0, cpu),
+        "tokens": pad_right(rows["tokens"], 0, cpu),
+        "select": pad_right(rows["ends"], 0, cpu).bool(),
+        "position_ids": pad_right(rows["places"], 0, cpu),
         "attention_mask": shared_or_own_BTT.tril().unsqueeze(1),
     }
 

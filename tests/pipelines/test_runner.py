@@ -309,7 +309,7 @@ def asleep(chain, short):
     ("number", "code", "line"),
     [
         (signal.SIGINT, 130, "pretrain: interrupted; run the same command again to resume\n"),
-        (signal.SIGTERM, 143, "pretrain: stopped by SIGTERM; run the same command again to resume\n"),
+        (signal.SIGTERM, 143, "pretrain: interrupted; run the same command again to resume\n"),
     ],
 )
 def test_a_signal_reaches_the_stage_and_is_waited_for(asleep, short, number, code, line):

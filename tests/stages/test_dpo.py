@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from gptlife.data.config import UserError, decode
 from gptlife.data.tokens import encode_answer, encode_prompt
-from gptlife.stages import dpo, dpo_trainer, models
+from gptlife.stages import artifact, dpo, dpo_trainer, models
+from gptlife.stages.checkpoints import Checkpoints
 from gptlife.stages.training import epochs
 
 FIELDS = {
@@ -320,11 +321,16 @@ def test_a_checkpoint_without_its_optimizer_ends_elsewhere(
     tiny: Any, run: Any, trained: tuple[Path, dict[str, Any]], tmp_path: Path, digests: Any,
     cut_short: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The twin: what the mark guards against."""
+    """The twin: what the list of files guards against."""
+
+    def believed(self: Checkpoints, path: Path) -> dict[str, Any]:
+        state = artifact.read_piece(path / "state")
+        return {name: value for name, value in state.items() if name not in ("files", "log", "owner")}
+
     inputs = {"policy": tiny.sft, "comparisons": tiny.comparisons}
     cut_short(3, lambda: run(dpo.STAGE, FIELDS, tmp_path / "parts", **inputs))
     (tmp_path / "parts" / "checkpoints" / "checkpoint-2" / "optimizer.pt").unlink()
-    monkeypatch.setattr("gptlife.stages.dpo_loop._is_whole", lambda path: True)
+    monkeypatch.setattr(Checkpoints, "_good", believed)
     run(dpo.STAGE, FIELDS, tmp_path / "parts", **inputs)
     assert digests(tmp_path / "parts") != digests(trained[0])
 
@@ -372,12 +378,12 @@ def test_refusals(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.Monke
 
 CUT = """\
 from gptlife.stages import dpo_loop
-mark = dpo_loop.MarkedCheckpoints.mark
+mark = dpo_loop.TrainerCheckpoints.mark
 def marked(self, step, state):
     mark(self, step, state)
     if step == 2:
         raise SystemExit(7)
-dpo_loop.MarkedCheckpoints.mark = marked
+dpo_loop.TrainerCheckpoints.mark = marked
 from gptlife.stages.dpo import STAGE
 STAGE.main()
 """
@@ -406,7 +412,7 @@ def test_two_processes_and_their_checkpoints(
     assert_close(weights(tmp_path / "two"), weights(trained[0]), rtol=0, atol=1e-5)
     (tmp_path / "cut.py").write_text(CUT, encoding="utf-8")
     assert launch(tmp_path / "parts", str(tmp_path / "cut.py")).returncode != 0
-    assert (tmp_path / "parts.partial" / "checkpoints" / "checkpoint-2" / "state.json").is_file()
+    assert (tmp_path / "parts.partial" / "checkpoints" / "checkpoint-2" / "state").is_file()
     again = launch(tmp_path / "parts", "-m", "gptlife.stages.dpo")
     assert again.returncode == 0, again.stderr[-3000:]
     assert digests(tmp_path / "parts") == digests(tmp_path / "two")
