@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import platform
 from importlib import resources
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def page(found: Lives, jobs: int, notes: Path) -> str:
     parts = [
         "# InstructGPT's tables, with known truth",
         f"Made by `python benchmarks/instructgpt_village.py --seeds {seeds} --jobs {jobs}` from the recipe "
-        f"`{RECIPE}` (sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}) on {platform.platform()}. "
+        f"`{RECIPE}` (sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}). "
         "Every number is under the Village's gold judge unless it says otherwise. A cell is the mean over "
         f"{len(found)} seeds; brackets are 95 % bootstrap intervals over prompts, parentheses the lowest and highest "
         "seed.",

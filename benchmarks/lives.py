@@ -37,7 +37,7 @@ Life = dict[str, Record]
 Lives = dict[int, Life]
 
 
-_KEPT = ("metrics.json", "log.jsonl", "answers.jsonl")
+_KEPT = ("metrics.json", "log.jsonl")
 _OF_A_MACHINE = ("host", "platform", "inputs")
 
 
@@ -73,13 +73,13 @@ def _keep(steps: Sequence[Planned], archive: Path) -> None:
         return entry
 
     with tarfile.open(archive, "w:xz") as file:
-        for path in sorted({step.path for step in steps}):
+        for path, stage in sorted({(step.path, step.stage.name) for step in steps}):
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             text = json.dumps({key: value for key, value in manifest.items() if key not in _OF_A_MACHINE}).encode()
             entry = tarfile.TarInfo(f"{path.name}/{MANIFEST}")
             entry.size = len(text)
             file.addfile(entry, io.BytesIO(text))
-            for name in _KEPT:
+            for name in (*_KEPT, *(["answers.jsonl"] if stage == "evaluation" else [])):
                 if (path / name).is_file():
                     file.add(path / name, f"{path.name}/{name}", filter=anonymous)
 
