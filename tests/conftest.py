@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from gptlife.data.config import sha256_of_file
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("gptlife", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -169,3 +172,29 @@ PRETRAIN = {
     "validate_every": 16,
 }
 """A pretraining of 32 steps; lacks `data` and `validation`."""
+
+
+TIMINGS = ("tokens_per_second", "seconds_sampling", "seconds_scoring", "seconds_updating")
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """`digests(output)`: sha256 of every weight file under it."""
+
+    def of(output: Path) -> dict[str, str]:
+        files = sorted(path for path in output.rglob("*.safetensors") if "checkpoints" not in path.parts)
+        assert files
+        return {str(path.relative_to(output)): sha256_of_file(str(path)) for path in files}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def log_of() -> Callable[[Path], list[dict[str, Any]]]:
+    """`log_of(output)`: the lines of its log.jsonl without what depends on the clock."""
+
+    def of(output: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+    return of

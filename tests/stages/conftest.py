@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from gptlife.data.config import sha256_of_file
-
-TIMINGS = ("tokens_per_second", "seconds_sampling", "seconds_scoring", "seconds_updating")
 
 
 @pytest.fixture
@@ -32,29 +27,6 @@ def small() -> Callable[..., Any]:
         return AutoModelForCausalLM.from_config(config).eval()
 
     return build
-
-
-@pytest.fixture(scope="session")
-def digests() -> Callable[[Path], dict[str, str]]:
-    """`digests(output)`: sha256 of every weight file under it."""
-
-    def of(output: Path) -> dict[str, str]:
-        files = sorted(path for path in output.rglob("*.safetensors") if "checkpoints" not in path.parts)
-        assert files
-        return {str(path.relative_to(output)): sha256_of_file(str(path)) for path in files}
-
-    return of
-
-
-@pytest.fixture(scope="session")
-def log_of() -> Callable[[Path], list[dict[str, Any]]]:
-    """`log_of(output)`: the lines of its log.jsonl without what depends on the clock."""
-
-    def of(output: Path) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-    return of
 
 
 @pytest.fixture
