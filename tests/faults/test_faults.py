@@ -132,7 +132,8 @@ def test_a_killed_rank_ends_the_job_and_it_goes_on(tiny: Any, tmp_path: Path, di
         assert time.monotonic() < end
         assert job.poll() is None
         time.sleep(0.02)
-    victim = next(int(path.name) for path in Path("/proc").glob("[0-9]*") if rank_of(int(path.name)) == "1")
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text("utf-8").split()
+    victim = next(int(pid) for pid in children if rank_of(int(pid)) == "1")  # of this job, and of no other here
     os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
     said = job.communicate(timeout=AT_ONCE)[1]
