@@ -42,7 +42,7 @@ def ran(words: list[str]) -> subprocess.CompletedProcess[str]:
 def pretraining(tiny: Any) -> tuple[dict[str, Any], dict[str, Path]]:
     """Twelve steps of a model whose checkpoints have about two megabytes."""
     sizes = {"n_embd": 96, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    fields = {"data": str(tiny.text), "sequence_length": 32, "tokens": 3072, "batch_tokens": 256, "ramp_tokens": 0,
+    fields = {"data": str(tiny.text), "validation": str(tiny.held_out), "sequence_length": 32, "tokens": 3072, "batch_tokens": 256, "ramp_tokens": 0,
               "warmup_tokens": 256, "decay_tokens": 3072, "architecture": {"model_type": "gpt2", "fields": sizes},
               "checkpoint_seconds": 0.0}  # fmt: skip
     return fields, {"tokenizer": tiny.tokenizer}
@@ -98,9 +98,8 @@ def test_a_read_only_disk(tiny: Any, tmp_path: Path, disk: Callable[[str], Path]
     disk("ro")
     refused = ran(words_of(tmp_path, "pretrain", fields, inputs, output))
     assert refused.returncode == 2
-    assert (
-        refused.stderr == f"pretrain: {output.parent}: can't be written (Read-only file system); choose another place\n"
-    )
+    said = f"{output.parent}: can't be written (Read-only file system); choose another place"
+    assert refused.stderr == f"pretrain: {said}\n"
 
 
 def rank_of(pid: int) -> str | None:
