@@ -42,9 +42,9 @@ def ran(words: list[str]) -> subprocess.CompletedProcess[str]:
 def pretraining(tiny: Any) -> tuple[dict[str, Any], dict[str, Path]]:
     """Twelve steps of a model whose checkpoints have about two megabytes."""
     sizes = {"n_embd": 96, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    fields = {"data": str(tiny.text), "validation": str(tiny.held_out), "sequence_length": 32, "tokens": 3072, "batch_tokens": 256, "ramp_tokens": 0,
-              "warmup_tokens": 256, "decay_tokens": 3072, "architecture": {"model_type": "gpt2", "fields": sizes},
-              "checkpoint_seconds": 0.0}  # fmt: skip
+    fields = {"data": str(tiny.text), "validation": str(tiny.held_out), "sequence_length": 32, "tokens": 3072,
+              "batch_tokens": 256, "ramp_tokens": 0, "warmup_tokens": 256, "decay_tokens": 3072,
+              "architecture": {"model_type": "gpt2", "fields": sizes}, "checkpoint_seconds": 0.0}  # fmt: skip
     return fields, {"tokenizer": tiny.tokenizer}
 
 
@@ -73,7 +73,7 @@ def test_a_full_disk(tiny: Any, tmp_path: Path, disk: Callable[[str], Path], dig
     fields, inputs = pretraining(tiny)
     whole = ran(words_of(tmp_path, "pretrain", fields, inputs, tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
-    output = disk("size=7m") / "out"
+    output = disk("size=4m") / "out"
     words = words_of(tmp_path, "pretrain", fields, inputs, output)
     full = ran(words)
     assert full.returncode == 2, full.stderr
