@@ -248,4 +248,4 @@ def _complain(step: Planned, text: str) -> None:
 
 def say(name: str, text: str) -> None:
     """One line on stdout about a step."""
-    print(f"{name:<14}{text}", flush=True)
+    print(f"{name:<13} {text}", flush=True)

@@ -18,8 +18,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,12 +248,6 @@ class Checkpoints:
                 told = json.dumps([known.get("identity"), known.get("input_addresses")], sort_keys=True)
                 return hashlib.sha256(told.encode()).hexdigest()[:12]
         return ""
-
-    @contextmanager
-    def minding_signals(self) -> Iterator[None]:
-        """Signals that ask to stop wait for the step at work: `keep_up` then saves it."""
-        with stopping.after_the_step():
-            yield
 
 
 def kept_by_all(accelerator: Accelerator, path: Path) -> Any:

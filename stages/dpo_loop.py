@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from gptlife.data.config import UserError
+from gptlife.stages import stopping
 from gptlife.stages.artifact import sync_directory
 from gptlife.stages.checkpoints import Checkpoints
 from gptlife.stages.dpo_trainer import PairTrainer, quiet
@@ -134,7 +135,7 @@ def train(
     state = found or {"step": 0, "seconds": 0.0}
     main = trainer.accelerator.is_main_process
     journal = Journal(output, "dpo", total, start=int(state["step"]), track=config.track, main=main)
-    with journal, checkpoints.minding_signals():
+    with journal, stopping.after_the_step():
         reporter = Reporter(trainer, journal, checkpoints, validate, validate_every, state)
         trainer.add_callback(reporter)
         with quiet():

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from gptlife.data.config import UserError
 from gptlife.data.packing import length_batches
+from gptlife.stages import stopping
 from gptlife.stages.artifact import CHECKPOINTS
 from gptlife.stages.checkpoints import Checkpoints
 from gptlife.stages.journal import Journal
@@ -257,7 +258,7 @@ def fit(
     model.train()
     descent = _Descent(model, optimizer, examples, schedule, loss, describe, config, accelerator, name)
     journal = Journal(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, checkpoints.minding_signals():
+    with journal, stopping.after_the_step():
         while step < total:
             taken, read = descent.take(step)
             step, tokens = step + 1, tokens + read

@@ -118,6 +118,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
         UserError: when the config contradicts itself, a model can't be used, or a number is not finite.
     """
     from gptlife.data.formats import prompts
+    from gptlife.stages import stopping
     from gptlife.stages.hardware import peak_gpu_memory_mb
     from gptlife.stages.journal import Journal
     from gptlife.stages.loop import seed_step
@@ -136,7 +137,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
     begun = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
     journal = Journal(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, players.checkpoints.minding_signals():
+    with journal, stopping.after_the_step():
         while step < config.steps and "stopped_at" not in metrics:
             seed_step(config.seed, step, accelerator.process_index)
             metrics, kl_coef = steps.take(step, kl_coef)

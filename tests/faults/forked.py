@@ -1,14 +1,17 @@
-"""Stages as forked children of a process that has imported everything: a real process to kill, without the wait.
+"""Stages as forked children of a process that has imported everything: real processes to kill, without the wait.
 
 A child is a process group of its own, hears signals as a fresh process does, runs the stage's own command line and
-ends with its exit code. The parent computes nothing: threads would not survive the fork.
+ends with its exit code. A step in several processes is one child a rank, told of each other as a launcher tells them.
+The parent computes nothing: threads would not survive the fork.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import random
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -42,33 +45,78 @@ def load() -> None:
 
 
 class Child:
-    """A stage at work on a step of a plan."""
+    """A stage at work on a step of a plan, in as many processes as its config expects."""
 
     def __init__(self, step: Planned, store: Store, words: Path) -> None:
         config = command(step, store)[-1]
-        self.words, self.code = words, None
-        self.started = time.monotonic()
+        self.words, self.started = words, time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os._exit(_work(step.module, config, words))
+        world = (step.config and step.config.processes) or 1
+        port = _free_port() if world > 1 else 0
+        self.codes: dict[int, int | None] = {}
+        for rank in range(world):
+            pid = os.fork()
+            if pid == 0:
+                if world > 1:
+                    os.environ.update(_told_by_a_launcher(rank, world, port))
+                os._exit(_work(step.module, config, words))
+            self.codes[pid] = None
+
+    @property
+    def code(self) -> int | None:
+        """None while a process of it is at work; then 0, or what the first that failed ended with."""
+        codes = list(self.codes.values())
+        return None if None in codes else next((code for code in codes if code), 0)
 
     def poll(self) -> bool:
-        """Whether it has ended."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
+        """Whether it has ended, or one of its processes failed: then the others are ended, as a launcher does."""
+        self._look(os.WNOHANG)
+        if self.code is None and any(code not in (None, 0, 130) for code in self.codes.values()):
+            time.sleep(0.2)
+            self._send(signal.SIGKILL)
+            self._look(0)
         return self.code is not None
 
     def end(self, number: int = 0) -> int:
-        """Send a signal (0: none) and wait for its end; the exit code, negative for a signal."""
+        """Send a signal (0: none) and wait for its end; the exit code, negative for a signal.
+
+        SIGKILL strikes one process, and the others up to a quarter of a second later, when a launcher has noticed.
+        """
         if self.code is None:
+            if number == signal.SIGKILL and len(self.codes) > 1:
+                os.kill(random.choice(list(self.codes)), number)
+                time.sleep(random.random() / 4)
             if number:
-                os.kill(self.pid, number)
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                self._send(number)
+            while not self.poll():
+                time.sleep(0.005)
+        assert self.code is not None
         return self.code
+
+    def _send(self, number: int) -> None:
+        for pid, code in self.codes.items():
+            if code is None:
+                os.kill(pid, number)
+
+    def _look(self, options: int) -> None:
+        for pid, code in self.codes.items():
+            if code is None:
+                ended, status = os.waitpid(pid, options)
+                if ended:
+                    self.codes[pid] = os.waitstatus_to_exitcode(status)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _told_by_a_launcher(rank: int, world: int, port: int) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    words = {name: str(value) for name, value in numbers.items()}
+    return {**words, "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
 
 
 def _work(module: str, config: str, words: Path) -> int:

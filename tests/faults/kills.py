@@ -139,6 +139,8 @@ class Harness:
                 child.end(signal.SIGKILL)
                 raise SystemExit(f"{step.name}: hangs; see {child.words}")
         if child.code is not None:
+            if child.code != 0:
+                raise SystemExit(f"{step.name}: ended with {child.code} by itself; see {child.words}")
             return False
         number = {"sigterm": signal.SIGTERM, "sigint": signal.SIGINT}.get(moment, signal.SIGKILL)
         code = child.end(number)
@@ -159,7 +161,8 @@ class Harness:
         """`gptlife run` on a store of its own, killed alone or with its stage; then every output is compared."""
         tally, store = Tally(), Store(self.folder / "orchestrated")
         words = [sys.executable, "-m", "gptlife.pipelines.cli", "run", str(RECIPE), "--store", str(store.root)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where `torchrun` is
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         with open(self.folder / "orchestrated.out", "ab") as out:
             while True:
                 run = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=environment)
