@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= store
 
-.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz check lint types bench clean
+.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz check lint types audit bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,7 +56,14 @@ types: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gptlife
 
-check: lint types
+# Known weaknesses of what is installed, where the database of them can be reached.
+audit: setup
+	@if $(BIN)/python -c "import socket; socket.create_connection(('api.osv.dev', 443), 10)" 2>/dev/null; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit && \
+		$(BIN)/pip-audit --vulnerability-service osv --local --skip-editable; \
+	else echo "audit: skipped, since its database (api.osv.dev) can't be reached from here"; fi
+
+check: lint types audit
 	rm -rf build/smoke
 	$(BIN)/gptlife run smoke --store build/smoke
 	$(BIN)/python -m pytest -m "not slow"

@@ -175,7 +175,7 @@ def _token_counts(directory: str) -> Callable[[list[str]], list[int]]:
     if not os.path.isdir(directory):  # else the name would be looked up on the hub
         raise UserError(f"{directory}: no such folder; give a tokenizer's directory")
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{directory}: no tokenizer there ({reason}); give a tokenizer's directory") from None

@@ -91,13 +91,9 @@ def load(path: Path) -> Speaker:
         raise UserError(f"{path}: no language model to talk to; give an output of pretrain, sft or ppo")
     from transformers import AutoModelForCausalLM
 
-    from gptlife.stages.models import best_device, load_tokenizer
+    from gptlife.stages.models import best_device, load_tokenizer, read_weights
 
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto")
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise UserError(f"{path}: no model can be loaded ({reason}); check the directory") from None
+    model = read_weights(AutoModelForCausalLM, path, dtype="auto")
     return Speaker(path.name, model.to(best_device(None)).eval(), load_tokenizer(path))
 
 

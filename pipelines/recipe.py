@@ -3,6 +3,7 @@
     seed: 0                                  # of every stage that sets none itself
     vars: {data: ./mine}                     # ${data} inside any string below
     launcher: accelerate launch              # prefix of every stage's command
+    trust_remote_code: false                 # whether code beside an adopted model may run (stages/foreign.py)
     tokenizer: {data: "${data}/*.txt", vocab_size: 4096}
     pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: taken from there
     sft: {data: "${data}/chat.jsonl", launcher: torchrun --nproc_per_node 2}
@@ -29,7 +30,8 @@ from gptlife.stages.stage import StageConfig
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step
 
-_TOP = ("seed", "vars", "launcher")
+_OF_EVERY_STEP = ("seed", "trust_remote_code")
+_TOP = (*_OF_EVERY_STEP, "vars", "launcher")
 _EXTENDS = "extends"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _MOVING = ("main", "master", "HEAD")
@@ -98,8 +100,9 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
         raise UserError(f"{where}: seed: expected a whole number, found {seed!r}")
     launcher = _words(raw.get("launcher"), f"{where}: launcher")
     own = {str(key): table for key, table in raw.items() if key not in _TOP}
+    shared = {key: raw[key] for key in _OF_EVERY_STEP if raw.get(key) is not None}
     tables = tuple(
-        _table(step, fields, seed, launcher, f"{where}: {step.name}") for step, fields in chain(own, steps, where)
+        _table(step, fields, shared, launcher, f"{where}: {step.name}") for step, fields in chain(own, steps, where)
     )
     if not tables:
         raise UserError(f"{where}: no step has a table; add at least one of: {', '.join(names)}")
@@ -183,7 +186,7 @@ def _look_up(variables: dict[str, Any], where: str) -> Callable[[str], Any]:
     return look_up
 
 
-def _table(step: Step, raw: dict[str, Any], seed: int | None, launcher: tuple[str, ...], where: str) -> Table:
+def _table(step: Step, raw: dict[str, Any], shared: dict[str, Any], launcher: tuple[str, ...], where: str) -> Table:
     fields = dict(raw)
     if "adopt" in fields:
         if len(fields) > 1:
@@ -195,9 +198,7 @@ def _table(step: Step, raw: dict[str, Any], seed: int | None, launcher: tuple[st
         return Table(step, None, _adopted(fields["adopt"], f"{where}.adopt"), ())
     if "launcher" in fields:
         launcher = _words(fields.pop("launcher"), f"{where}.launcher")
-    if seed is not None:
-        fields = {"seed": seed, **fields}
-    return Table(step, decode(step.stage.config, fields, where), None, launcher)
+    return Table(step, decode(step.stage.config, {**shared, **fields}, where), None, launcher)
 
 
 def _words(value: Any, where: str) -> tuple[str, ...]:

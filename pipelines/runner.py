@@ -19,9 +19,10 @@ from gptlife.pipelines import processes
 from gptlife.pipelines.planner import Planned, address_now
 from gptlife.pipelines.recipe import Adopted, Recipe
 from gptlife.pipelines.store import Store
-from gptlife.stages import artifact
+from gptlife.stages import artifact, foreign
 
-_UNUSED_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
+_OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
+_NOT_FETCHED = [*_OTHER_WEIGHTS, *foreign.PICKLED]
 
 
 def run(
@@ -175,10 +176,12 @@ def _download(adopted: Adopted, partial: Path) -> str | None:
     assert adopted.hub is not None
     info = huggingface_hub.HfApi().model_info(adopted.hub, revision=adopted.revision, files_metadata=True)
     sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
+    if foreign.only_pickled(iter(sizes)):
+        raise OSError("its weights are pickles alone, which can run anything, and none is in safetensors")
     huggingface_hub.snapshot_download(
-        adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_UNUSED_WEIGHTS
+        adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_NOT_FETCHED
     )
-    for name in filter_repo_objects(sizes, ignore_patterns=_UNUSED_WEIGHTS):
+    for name in filter_repo_objects(sizes, ignore_patterns=_NOT_FETCHED):
         if not (partial / name).is_file() or (partial / name).stat().st_size != sizes[name]:
             raise OSError(f"{name} did not arrive whole")
     return info.sha

@@ -21,6 +21,7 @@ from gptlife.data.tokens import PAD
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.model import EnsembleScores
 from gptlife.reward.reading import SelectedScores, unwrapped
+from gptlife.stages import foreign
 from gptlife.stages.training_config import LoRA
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "classifier_dropout")
@@ -51,9 +52,9 @@ def load_tokenizer(path: Path) -> Any:
         UserError: when there is none, or it has no end-of-text token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=foreign.trusted())
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no tokenizer can be loaded ({str(error).splitlines()[0]})") from None
+        raise foreign.refusal(path, "tokenizer", error) from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-text token (eos_token); set one in tokenizer_config.json")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -108,9 +109,9 @@ def load_config(path: Path, **fields: Any) -> Any:
         UserError: when there is none that transformers can load.
     """
     try:
-        return AutoConfig.from_pretrained(str(path), **fields)
+        return AutoConfig.from_pretrained(str(path), trust_remote_code=foreign.trusted(), **fields)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no model can be loaded ({str(error).splitlines()[0]})") from None
+        raise foreign.refusal(path, "model", error) from None
 
 
 def _load(kind: Any, path: Path, dropouts: dict[str, float], **fields: Any) -> Any:
@@ -122,14 +123,23 @@ def _load(kind: Any, path: Path, dropouts: dict[str, float], **fields: Any) -> A
     pad = load_tokenizer(path).pad_token_id
     # Some families keep PAD's row out of training: that must not be EOS's, nor one that is not there yet.
     config.pad_token_id = pad if pad < config.get_text_config().vocab_size else None
-    try:
-        model = kind.from_pretrained(str(path), config=config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no model can be loaded ({str(error).splitlines()[0]})") from None
+    model = read_weights(kind, path, config=config, dtype=torch.float32)
     if pad >= model.get_input_embeddings().num_embeddings:
         _grow(model, pad + 1)
     model.config.pad_token_id = pad
     return model
+
+
+def read_weights(kind: Any, path: Path, **fields: Any) -> Any:
+    """A transformers model of the automatic class `kind`, from safetensors alone.
+
+    Raises:
+        UserError: when the directory holds none that transformers can load.
+    """
+    try:
+        return kind.from_pretrained(str(path), use_safetensors=True, trust_remote_code=foreign.trusted(), **fields)
+    except (OSError, ValueError, KeyError) as error:
+        raise foreign.refusal(path, "model", error) from None
 
 
 @torch.no_grad()

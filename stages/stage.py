@@ -35,7 +35,7 @@ from gptlife.data.config import (
     sha256_of_file,
     suggest,
 )
-from gptlife.stages import artifact, stopping
+from gptlife.stages import artifact, foreign, stopping
 from gptlife.stages.card import write_card
 
 Metrics = dict[str, Any]
@@ -64,6 +64,8 @@ class StageConfig(Config):
     """`cpu`, `cuda`, `mps`; by default the best there is."""
     processes: Execution[int | None] = None
     """How many processes are expected; the stage refuses to run in another number. None: any."""
+    trust_remote_code: Execution[bool] = False
+    """Run Python code that lies beside an adopted model's weights: only for code that you have read."""
     track: Execution[list[Literal["tensorboard", "wandb"]]] = ["tensorboard"]
     """Trackers that get the curves besides log.jsonl: `tensorboard`, `wandb`. One that is not installed is left out."""
 
@@ -147,7 +149,7 @@ class Stage:
         if artifact.is_complete(output):
             self._confirm(config, inputs, output)
         elif rank() > 0:
-            self.run(config, artifact.partial_of(output), **inputs)
+            self._run(config, artifact.partial_of(output), inputs)
         else:
             with artifact.locked(output):
                 if not artifact.is_complete(output):
@@ -178,10 +180,14 @@ class Stage:
             **config.model_dump(mode="json"),
         }
 
+    def _run(self, config: StageConfig, output: Path, inputs: dict[str, Path]) -> Metrics:
+        with foreign.trusting(config.trust_remote_code):
+            return self.run(config, output, **inputs)
+
     def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> None:
         partial = artifact.begin(output, self._stage_file(config, inputs, output))
         started, identity = time.time(), self.identity(config)
-        metrics = self.run(config, partial, **inputs)
+        metrics = self._run(config, partial, inputs)
         # Looked at again, since this may have taken days: an address tells what an output was made from.
         if changed := artifact.changes(identity, self.identity(config)):
             raise UserError(

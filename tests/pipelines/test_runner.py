@@ -168,7 +168,8 @@ def hub(monkeypatch, folder):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     (folder / "hub.yaml").write_text("pretrain: {adopt: some/gpt@v1}\nsft: {}", encoding="utf-8")
     hub = SimpleNamespace(asked=[], down=False, lost="", cut="")
-    files = {"config.json": "{}", "model.safetensors": "weights", "model.h5": "other weights"}
+    files = {"config.json": "{}", "model.safetensors": "weights", "model.h5": "other weights", "model.bin": "a pickle"}
+    hub.files = files
 
     class Api:
         def model_info(self, repo_id, *, revision, files_metadata):
@@ -220,6 +221,14 @@ def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub
         assert not made(folder)
     hub.cut = ""
     assert gptlife("run", "hub.yaml").code == 0
+
+
+def test_a_hub_model_of_pickles_alone_is_not_fetched(gptlife, folder, hub):
+    del hub.files["model.safetensors"]
+    failed = gptlife("run", "hub.yaml")
+    assert failed.code == 2
+    assert "its weights are pickles alone, which can run anything, and none is in safetensors" in failed.err
+    assert hub.asked == []
 
 
 def test_a_launcher_is_a_prefix_of_the_same_command(gptlife, short):
