@@ -68,7 +68,7 @@ class Checkpoints:
         self.accelerator, self.every, self.keep = accelerator, every, keep
         self.further, self.files = dict(further or {}), files
         self.saved_at = time.monotonic()
-        self.seconds = 0.0
+        self.seconds, self.saved, self.bytes = 0.0, 0, 0
         self.stopping = False
         """Whether some process was asked to stop, as all processes know since the last `due`."""
 
@@ -228,6 +228,12 @@ class Checkpoints:
             },
         )
         sync_directory(folder)
+        self.saved, self.bytes = self.saved + 1, sum(path.stat().st_size for path in [*files, folder / STATE])
+
+    def cost(self) -> dict[str, float]:
+        """What checkpoints have cost since the stage was started last: how many, seconds, megabytes of the last one."""
+        took = {"checkpoints": self.saved, "checkpoint_seconds": round(self.seconds, 2)}
+        return {**took, "checkpoint_mb": round(self.bytes / 1e6, 2)}
 
     def forget_old(self) -> None:
         """Remove all but the newest `keep`."""

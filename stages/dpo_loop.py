@@ -147,5 +147,5 @@ def train(
         "steps": total,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(reporter.tokens / max(seconds, 1e-9), 1),
-        "checkpoint_seconds": round(checkpoints.seconds, 2),
+        **checkpoints.cost(),
     }

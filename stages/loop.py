@@ -283,5 +283,5 @@ def fit(
         "steps": total,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        "checkpoint_seconds": round(checkpoints.seconds, 2),
+        **checkpoints.cost(),
     }

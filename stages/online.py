@@ -161,7 +161,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        "checkpoint_seconds": round(players.checkpoints.seconds, 2),
+        **players.checkpoints.cost(),
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
     }
 

@@ -115,7 +115,7 @@ def run(
     metrics = {**first}
     for (name, rows), scores_MN in zip(given.held_out.items(), scores, strict=True):
         metrics |= held_out_metrics(scores_MN, rows, name, gold)
-    for key in ("tokens", "seconds", "checkpoint_seconds"):
+    for key in ("tokens", "seconds", "checkpoints", "checkpoint_seconds"):
         metrics[key] = first[key] + sum(other[key] for other in others)
     return {
         **metrics,

@@ -47,7 +47,9 @@ COST = (
     "seconds_scoring",
     "seconds_updating",
     "tokens_per_second",
+    "checkpoints",
     "checkpoint_seconds",
+    "checkpoint_mb",
     "mfu",
     "peak_gpu_memory_mb",
 )

@@ -65,9 +65,9 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """None while a process of it is at work; then 0, or what the first that failed ended with."""
-        codes = list(self.codes.values())
-        return None if None in codes else next((code for code in codes if code), 0)
+        """None while a process of it is at work; then 0, or a failed one's: first of all the signal that struck it."""
+        codes = [code for code in self.codes.values() if code is not None]
+        return None if len(codes) < len(self.codes) else min(filter(None, codes), default=0)
 
     def poll(self) -> bool:
         """Whether it has ended, or one of its processes failed: then the others are ended, as a launcher does."""
@@ -84,8 +84,9 @@ class Child:
         SIGKILL strikes one process, and the others up to a quarter of a second later, when a launcher has noticed.
         """
         if self.code is None:
-            if number == signal.SIGKILL and len(self.codes) > 1:
-                os.kill(random.choice(list(self.codes)), number)
+            alive = [pid for pid, code in self.codes.items() if code is None]
+            if number == signal.SIGKILL and len(alive) > 1:
+                os.kill(random.choice(alive), number)
                 time.sleep(random.random() / 4)
             if number:
                 self._send(number)

@@ -73,6 +73,21 @@ def test_further_tensors_and_files_come_back_as_they_were(tmp_path: Path) -> Non
     assert (other.tolist(), best.read_bytes()) == ([1.0, 2.0], b"best of step 1")
 
 
+def test_what_they_cost_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, clock = Run(tmp_path, further={"average": torch.ones(100_000)}), iter(range(0, 1000, 3))
+    monkeypatch.setattr("gptlife.stages.checkpoints.time.monotonic", lambda: float(next(clock)))
+    assert run.checkpoints.cost() == {"checkpoints": 0, "checkpoint_seconds": 0.0, "checkpoint_mb": 0.0}
+    for step in (1, 2):
+        run.checkpoints.save(step, {})
+    size = sum(path.stat().st_size for path in run.checkpoints.path(2).rglob("*") if path.is_file())
+    assert size > 400_000
+    assert run.checkpoints.cost() == {
+        "checkpoints": 2,
+        "checkpoint_seconds": 6.0,
+        "checkpoint_mb": round(size / 1e6, 2),
+    }
+
+
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step in (1, 2, 10):

@@ -26,6 +26,7 @@ from gptlife.data.config import UserError, decode
 from gptlife.data.tokens import encode_answer, encode_prompt
 from gptlife.stages import artifact, dpo, dpo_trainer, models
 from gptlife.stages.checkpoints import Checkpoints
+from gptlife.stages.stage import COST
 from gptlife.stages.training import epochs
 
 FIELDS = {
@@ -290,9 +291,6 @@ def test_adapters_are_merged_and_their_reference_is_without(
     assert metrics["train_margin"] == pytest.approx(sum(margins) / 18, rel=1e-4)
 
 
-CLOCK = ("seconds", "tokens_per_second", "checkpoint_seconds")
-
-
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "dropout": 0.1}], ids=["whole", "lora"])
 def test_resumed_is_uninterrupted(
     lora: Any, tiny: Any, run: Any, tmp_path: Path, digests: Any, log_of: Any, cut_short: Callable[..., Any],
@@ -314,7 +312,7 @@ def test_resumed_is_uninterrupted(
     assert digests(parts) == digests(whole)
     assert log_of(parts) == log_of(whole)
     assert len(log_of(whole)) == 6
-    assert {k: v for k, v in again.items() if k not in CLOCK} == {k: v for k, v in metrics.items() if k not in CLOCK}
+    assert {k: v for k, v in again.items() if k not in COST} == {k: v for k, v in metrics.items() if k not in COST}
 
 
 def test_a_checkpoint_without_its_optimizer_ends_elsewhere(

@@ -21,6 +21,7 @@ from gptlife.reward.reading import SelectedScores
 from gptlife.stages import rankings, reward_model
 from gptlife.stages.journal import Journal
 from gptlife.stages.models import load_reward, load_scorer
+from gptlife.stages.stage import COST
 
 FIELDS = {"learning_rate": 1e-3, "batch_size": 100, "epsilon": 1e-5, "validate_every": 1}
 
@@ -402,8 +403,7 @@ def test_an_interrupted_ensemble_goes_on_exactly(
     assert digests(tmp_path / "parts") == digests(whole)
     for one, other in zip(members_of(tmp_path / "parts"), members_of(whole), strict=True):
         assert log_of(one) == log_of(other)
-    clock = ("seconds", "tokens_per_second", "checkpoint_seconds")
-    assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in metrics.items() if k not in clock}
+    assert {k: v for k, v in again.items() if k not in COST} == {k: v for k, v in metrics.items() if k not in COST}
     assert not list((tmp_path / "parts").glob("members/*/checkpoints"))
 
 
