@@ -21,6 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gptlife.stages.artifact import LOG, write_text
 
+SHOWN = 8
+"""Metrics of the last step that are told when the next one fails."""
+
 
 class Journal:
     """A stage's log, trackers and progress line; silent on every process but the first."""
@@ -39,9 +42,10 @@ class Journal:
         self.started = time.time()
         if not main:
             return
-        path = output / LOG
-        write_text(path, "".join(_lines_up_to(path, start)))
-        self.file = path.open("a", encoding="utf-8")
+        self.last: tuple[int, dict[str, Any]] | None = None
+        self.path = output / LOG
+        write_text(self.path, "".join(_lines_up_to(self.path, start)))
+        self.file = self.path.open("a", encoding="utf-8")
         self.trackers = [_tracker(kind, output, name) for kind in track or [] if importlib.util.find_spec(kind)]
         self.console = Console(stderr=True)
         self.progress = Progress(
@@ -62,6 +66,7 @@ class Journal:
         if not self.main:
             return
         metrics = {key: value for key, value in metrics.items() if _sayable(value)}
+        self.last = step, metrics
         self.file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
         self.file.flush()
         for tracker in self.trackers:
@@ -80,7 +85,7 @@ class Journal:
     def say(self, text: str) -> None:
         """A line above the progress bar."""
         if self.main:
-            self.console.print(f"{self.name}: {text}", highlight=False, markup=False)
+            self.console.print(f"{self.name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """End the progress line and flush the trackers."""
@@ -97,6 +102,10 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if isinstance(error, Exception) and self.main and self.last is not None:
+            step, metrics = self.last
+            shown = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, int | float)]
+            self.say(f"step {step} was the last one done: {', '.join(shown[:SHOWN])}; all of it: {self.path}")
 
 
 def _sayable(value: Any) -> bool:

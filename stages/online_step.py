@@ -5,6 +5,7 @@ Legend: B episodes, R response tokens, T prompt and response tokens.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ class Steps:
         sampled = time.monotonic()
         texts = [text_of(self.players.tokenizer, Answer(tokens, [], True)) for tokens in rollouts.responses]
         minibatches = self._minibatches(step, rollouts)
-        experience = self._experience(rollouts, chosen, texts, minibatches[: self.minibatches], kl_coef)
+        experience = self._experience(rollouts, chosen, texts, minibatches[: self.minibatches], kl_coef, step)
         read_at = time.monotonic()
         metrics = {**episode_metrics(rollouts, experience, kl_coef, k), **text_metrics(texts)}
         if config.stop_kl is not None and metrics["kl"] > config.stop_kl:
@@ -205,6 +206,7 @@ class Steps:
         texts: Sequence[str],
         minibatches: Sequence[Minibatch],
         kl_coef: float,
+        step: int,
     ) -> Experience:
         """Of all episodes; `minibatches` are those of the first pass, in whose micro-batches they are read."""
         players = self.players
@@ -224,10 +226,12 @@ class Steps:
             [group for minibatch in minibatches for group in minibatch.groups],
             self.config.temperature,
         )
-        if not bool(torch.isfinite(found["scores"]).all()):
-            raise UserError(
-                f"{self.algorithm.name}: a score is not finite; nothing was stepped; look at the reward model"
-            )
+        for index, score in zip(chosen, found["scores"].tolist(), strict=True):
+            if not math.isfinite(score):
+                raise UserError(
+                    f"{self.algorithm.name}: step {step + 1}: the score of the answer to prompt {index + 1} is "
+                    f"{score}; nothing was stepped; look at the reward model"
+                )
         return self.algorithm.experience(found, rollouts, kl_coef)
 
     def _update(self, step: int, minibatch: Minibatch, rollouts: Rollouts, experience: Experience) -> dict[str, float]:

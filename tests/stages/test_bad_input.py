@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,10 @@ def test_score_that_is_no_number(
     monkeypatch.setattr(torch.optim.AdamW, "step", never)
     reward = poisoned(AutoModelForSequenceClassification, tiny.reward_model, tmp_path / "reward", "score.weight")
     found = refusal(ppo.STAGE, {**STEPS, "prompts": str(tiny.prompts)}, policy=tiny.sft, reward=reward)
-    assert found == "ppo: a score is not finite; nothing was stepped; look at the reward model"
+    assert re.fullmatch(
+        r"ppo: step 1: the score of the answer to prompt \d+ is nan; nothing was stepped; look at the reward model",
+        found,
+    )
 
 
 @pytest.mark.parametrize("loss", ["policy_loss", "value_loss"])

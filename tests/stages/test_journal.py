@@ -43,6 +43,29 @@ def test_other_processes_are_silent(tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_failed_tells_the_last_step(tmp_path: Path, capsys: Any) -> None:
+    def work(error: BaseException) -> None:
+        with Journal(tmp_path, "toy", 9) as journal:
+            journal.log(1, {"loss": 2.5})
+            journal.log(2, {"loss": 1.23456, "nan": float("nan"), "samples": [1], "rate": 1e30, "steps": 7})
+            raise error
+
+    def at_once() -> None:
+        with Journal(tmp_path, "toy", 9):
+            raise ValueError("before the first step")
+
+    told = f"toy: step 2 was the last one done: loss 1.235, rate 1e+30, steps 7; all of it: {tmp_path / 'log.jsonl'}\n"
+    with pytest.raises(ValueError, match="no number"):
+        work(ValueError("the next one is no number"))
+    assert told in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        work(KeyboardInterrupt())
+    assert "was the last one" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match="first step"):
+        at_once()
+    assert capsys.readouterr().err == ""
+
+
 def test_no_log(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
 
