@@ -1,8 +1,9 @@
 """Throw a million mutated files at each reader: no crash, no hang, nothing accepted that isn't so.
 
     pip install atheris
-    python tests/faults/fuzz.py jsonl --runs 1000000 [--seconds 600]
-    python tests/faults/fuzz.py all --runs 1000000
+    python tests/faults/fuzz.py                         all targets
+    python tests/faults/fuzz.py jsonl csv --jobs 2      these, two at once
+        --runs 1000000 --seconds 600 --page docs/results/fuzz.md
 
 Coverage-guided (libFuzzer), seeded with the corpus of bad inputs. A reader may refuse with a `UserError` of one line;
 any other exception is a finding, and so is an input that takes more than five seconds, or one of these:
@@ -14,7 +15,8 @@ any other exception is a finding, and so is an input that takes more than five s
     chat          a control token that came out of somebody's text
     recipe        a recipe that is no table of known steps
 
-Each target runs in a process of its own; libFuzzer's last lines tell how many inputs it tried.
+Each target runs in a process of its own; libFuzzer's last lines tell how many inputs it tried. The page keeps the rows
+of targets that are not run this time.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ import argparse
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +40,58 @@ TARGETS = ("jsonl", "json", "csv", "tsv", "txt", "gz", "zst", "parquet", "rows",
 
 
 def main() -> int:
-    """Fuzz one target in this process, or each in its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=(*TARGETS, "all"))
+    """Fuzz each target in a process of its own, or one in this process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=int, default=0, help="stop after so long; 0: when the runs are done")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="targets at once")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--here", action="store_true", help="the one target in this process")
     arguments = parser.parse_args()
-    if arguments.target != "all":
-        return fuzz(arguments.target, arguments.runs, arguments.seconds, arguments.seed)
-    failed = 0
-    for target in TARGETS:
-        words = [sys.executable, __file__, target, "--runs", str(arguments.runs), "--seconds", str(arguments.seconds)]
-        done = subprocess.run([*words, "--seed", str(arguments.seed)], capture_output=True, text=True, check=False)
-        ended = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Done ")]
-        failed += done.returncode != 0
-        print(f"{target:<10} {ended[-1] if ended else 'FOUND SOMETHING'}", flush=True)
-        if done.returncode:
-            print(done.stderr[-3000:], flush=True)
-    return min(failed, 1)
+    targets = arguments.targets or list(TARGETS)
+    if unknown := set(targets) - {*TARGETS}:
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    if arguments.here:
+        return fuzz(targets[0], arguments.runs, arguments.seconds, arguments.seed)
+    limits = ["--runs", str(arguments.runs), "--seconds", str(arguments.seconds), "--seed", str(arguments.seed)]
+
+    def one(target: str) -> tuple[str, str]:
+        words = [sys.executable, __file__, target, "--here", *limits]
+        begun = time.monotonic()
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        tried = re.findall(r"^stat::number_of_executed_units: (\d+)$", done.stdout + done.stderr, re.MULTILINE)
+        seconds, found = time.monotonic() - begun, int(done.returncode != 0)
+        row = f"| {target} | {int(tried[-1]) if tried else 0:,} | {seconds:,.0f} | {found} |"
+        print(row, *([done.stderr[-3000:]] if done.returncode else []), sep="\n", flush=True)
+        return target, row
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        rows = dict(pool.map(one, targets))
+    if arguments.page:
+        write_page(arguments.page, rows)
+    return int(any(row.endswith("| 1 |") for row in rows.values()))
+
+
+def write_page(path: Path, rows: dict[str, str]) -> None:
+    """The table, with the rows that stand there already."""
+    known = path.read_text("utf-8").splitlines() if path.is_file() else []
+    kept = {line.split()[1]: line for line in known if line.startswith("| ") and line.split()[1] in TARGETS}
+    table = [{**kept, **rows}[target] for target in TARGETS if target in {**kept, **rows}]
+    lines = [
+        "# Fuzzing",
+        "",
+        "Made by `python tests/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
+        "stay). Inputs are mutations of [the corpus](../../tests/bad_inputs/expected.yaml), guided by what they reach; "
+        "a finding is a crash, a hang, a refusal of several lines, or something accepted that isn't so "
+        "([which](../../tests/faults/fuzz.py)).",
+        "",
+        "| target | inputs tried | seconds | findings |",
+        "| --- | --: | --: | --: |",
+        *table,
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def fuzz(target: str, runs: int, seconds: int, seed: int) -> int:

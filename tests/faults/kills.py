@@ -1,6 +1,6 @@
 """Kill every stage at random moments, let it go on, and compare what it ends with: `make test-faults`.
 
-    python tests/faults/kills.py --kills 120 --seed 0 [--page docs/results/faults.md]
+    python tests/faults/kills.py --kills 120 --seed 0 [--page docs/results/kills.md]
 
 Each step of `life.yaml` is made once undisturbed. Then it is made again under another store, and again, and in each
 making it is killed one to four times, by
@@ -55,6 +55,7 @@ class Tally:
     """What happened to one step."""
 
     seconds: float = 0.0
+    weights: str = ""
     kills: Counter[str] = field(default_factory=Counter)
     compared: int = 0
     differing: list[str] = field(default_factory=list)
@@ -99,6 +100,8 @@ class Harness:
                 raise SystemExit(f"{step.name}: can't be made undisturbed; see {child.words}")
             self.tallies[step.name].seconds = time.monotonic() - child.started
             print(f"{step.name:<14} undisturbed in {self.tallies[step.name].seconds:.1f} s", flush=True)
+            if (made := step.path / "model.safetensors").is_file():
+                self.tallies[step.name].weights = sha256_of_file(str(made))[:12]
         for step in self.steps:  # what a step reads is the undisturbed
             shutil.copytree(step.path, self.twins[step.name].path)
 
@@ -191,25 +194,27 @@ def page(tallies: dict[str, Tally], seed: int, seconds: float, kills: int) -> st
     lines = [
         "# Killed and resumed",
         "",
-        f"Made by `python tests/faults/kills.py --kills {kills} --seed {seed} --page docs/results/faults.md` in "
+        f"Made by `python tests/faults/kills.py --kills {kills} --seed {seed} --page docs/results/kills.md` in "
         f"{seconds / 60:.0f} minutes. A step of [tests/faults/life.yaml](../../tests/faults/life.yaml) is killed one "
         "to four times in each making; a making that was let go on is compared with the undisturbed one, file by file: "
         "weights, tokenizer, answers, metrics.json, model card, and the log without its times. `committing`: SIGKILL "
-        "while the finished output is written; `saving`: while a checkpoint or a piece of work is.",
+        "while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` is PPO in "
+        "two processes, of which SIGKILL strikes one first. The last column has the sha256 that a step's weights ended "
+        "with, each time.",
         "",
-        "| step | " + " | ".join(moments) + " | kills | makings compared | differing |",
-        "| --- | " + "--: | " * (len(moments) + 3),
+        "| step | " + " | ".join(moments) + " | kills | makings compared | differing | weights |",
+        "| --- | " + "--: | " * (len(moments) + 3) + "--- |",
     ]
     for name, tally in tallies.items():
         cells = [str(tally.kills[moment] or "") for moment in moments]
         lines.append(
             f"| {name} | {' | '.join(cells)} | {sum(tally.kills.values())} | {tally.compared} | "
-            f"{len(tally.differing)} |"
+            f"{len(tally.differing)} | {f'`{tally.weights}`' if tally.weights else ''} |"
         )
     totals = [sum(t.kills[m] for t in tallies.values()) for m in moments]
     lines.append(
         f"| all | {' | '.join(map(str, totals))} | {sum(totals)} | {sum(t.compared for t in tallies.values())} | "
-        f"{sum(len(t.differing) for t in tallies.values())} |"
+        f"{sum(len(t.differing) for t in tallies.values())} | |"
     )
     return "\n".join(lines) + "\n"
 
