@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 import village_overoptimisation
-from lives import Lives, lives
+from lives import Lives, lives, notes
 from village_figures import figure_one, over_optimisation_figure, sweep_figure
 from village_tables import (
     baselines,
@@ -48,16 +48,14 @@ def main() -> None:
     figure_one(found, figures / "figure-1.svg")
     over_optimisation_figure(found, figures / "over-optimisation.svg")
     sweep_figure(found, figures / "sweeps.svg")
-    notes = arguments.output.with_name(f"{arguments.output.stem}.notes.md")
-    arguments.output.write_text(page(found, arguments.jobs, notes), encoding="utf-8")
+    arguments.output.write_text(page(found, arguments.jobs, figures.name, notes(arguments.output)), encoding="utf-8")
     print(arguments.output)
 
 
-def page(found: Lives, jobs: int, notes: Path) -> str:
-    """The whole page; what people found in it stands in `notes`, so that making it again doesn't lose that."""
+def page(found: Lives, jobs: int, folder: str, remarks: str) -> str:
+    """The whole page; `folder` has the figures, `remarks` are people's."""
     seeds = " ".join(map(str, found))
     text = resources.files("gptlife.pipelines.recipes").joinpath(f"{RECIPE}.yaml").read_text(encoding="utf-8")
-    folder = notes.name.removesuffix(".notes.md")
     parts = [
         "# InstructGPT's tables, with known truth",
         f"Made by `python benchmarks/instructgpt_village.py --seeds {seeds} --jobs {jobs}` from the recipe "
@@ -65,7 +63,7 @@ def page(found: Lives, jobs: int, notes: Path) -> str:
         "Every number is under the Village's gold judge unless it says otherwise. A cell is the mean over "
         f"{len(found)} seeds; brackets are 95 % bootstrap intervals over prompts, parentheses the lowest and highest "
         "seed.",
-        notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
+        remarks,
         "## Figure 1: preference against the largest SFT model, by size",
         f"![Win rate against the largest SFT model by parameters]({folder}/figure-1.svg)",
         figure_one_table(found),

@@ -59,6 +59,12 @@ def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1, kept: P
     return {seed: found[seed] for seed in seeds}
 
 
+def notes(page: Path) -> str:
+    """What people found in a page stands in `<page>.notes.md`, so that making it again doesn't lose it."""
+    path = page.with_name(f"{page.stem}.notes.md")
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
 def planned(recipe: str, seed: int, store: Path) -> list[Planned]:
     """The steps of a seed's life, and where they lie in the store."""
     return plan(load(recipe, [f"seed={seed}"], LIFECYCLE), Store(store))

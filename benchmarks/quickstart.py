@@ -1,9 +1,10 @@
 """Quickstart over several seeds, as one table: docs/results/quickstart.md.
 
-    python benchmarks/quickstart.py --store store --seeds 0 1 2
+    python benchmarks/quickstart.py --store store --seeds 0 1 2 --jobs 2
 
-Runs what the store doesn't hold yet, then reads the metrics of every stage. Each seed is a life of its own: tokenizer,
-pretraining, SFT, answers, rankings, reward model and PPO all start from it; the world and the test prompts stay.
+Runs what is neither kept (docs/results/quickstart/) nor in the store, then reads the metrics of every stage. Each seed
+is a life of its own: tokenizer, pretraining, SFT, answers, rankings, reward model and PPO all start from it; the world
+and the test prompts stay.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import platform
 from pathlib import Path
 
-from lives import Lives, lives, table
+from lives import Lives, lives, notes, table
 
 MODELS = ("base", "base_prompted", "sft", "ppo")
 PAIRS = (
@@ -30,20 +31,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=Path("store"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="steps at once; a thread count for each")
     parser.add_argument("--output", type=Path, default=Path("docs/results/quickstart.md"))
     arguments = parser.parse_args()
-    found = lives("quickstart", arguments.store, arguments.seeds)
-    arguments.output.write_text(page(found), encoding="utf-8")
+    kept = arguments.output.with_suffix("")
+    kept.mkdir(parents=True, exist_ok=True)
+    found = lives("quickstart", arguments.store, arguments.seeds, arguments.jobs, kept)
+    arguments.output.write_text(page(found, notes(arguments.output)), encoding="utf-8")
     print(arguments.output)
 
 
-def page(found: Lives) -> str:
-    """The whole page."""
+def page(found: Lives, remarks: str) -> str:
+    """The whole page; `remarks` are people's."""
     seeds = list(found)
     parts = [
         "# Quickstart, several seeds",
         f"Made by `python benchmarks/quickstart.py --seeds {' '.join(map(str, seeds))}` on "
         f"{platform.platform()}. Intervals are 95 % bootstrap intervals over prompts.",
+        remarks,
         "## Preference under the gold judge",
         table(["", *(f"seed {seed}" for seed in seeds)], [preference(found, a, b) for a, b in PAIRS]),
         "The same, length-controlled:",
@@ -56,12 +61,17 @@ def page(found: Lives) -> str:
         table(["", *(f"seed {seed}" for seed in seeds)], reward_model(found)),
         "## PPO",
         table(["", *(f"seed {seed}" for seed in seeds)], ppo(found)),
+        "## Best of n, with SFT's answers and the same reward model",
+        table(["", *(f"seed {seed}" for seed in seeds)], best_of_n(found)),
         "## Alignment tax",
         table(["", *(f"seed {seed}" for seed in seeds)], tax(found)),
         "## Seconds",
         table(["", *(f"seed {seed}" for seed in seeds)], seconds(found)),
+        "## Checkpoints",
+        "How many at the default of one a minute, their seconds and share of the stage's, and the size of one.",
+        table(["", *(f"seed {seed}" for seed in seeds)], checkpoints(found)),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def percent(value: float) -> str:
@@ -131,6 +141,34 @@ def ppo(found: Lives) -> list[list[str]]:
             ends = (log[:5], log[-5:])
             cells.append(" → ".join(f"{sum(row[name] for row in end) / len(end):.3f}" for end in ends))
         rows.append(cells)
+    return rows
+
+
+def best_of_n(found: Lives) -> list[list[str]]:
+    """A row an n: KL, and the mean gold score of the answer that the reward model chooses."""
+    curves = [life["best_of_n"].metrics["curves"]["reward"] for life in found.values()]
+    rows = []
+    for points in zip(*curves, strict=True):
+        golds = [
+            f"{point['gold']['mean']:.3f} [{point['gold']['low']:.3f}, {point['gold']['high']:.3f}]" for point in points
+        ]
+        rows.append([f"n = {points[0]['n']}, KL {points[0]['kl']:.2f}", *golds])
+    return rows
+
+
+def checkpoints(found: Lives) -> list[list[str]]:
+    """A row a stage that trains."""
+    rows = []
+    for name, record in next(iter(found.values())).items():
+        if "checkpoint_mb" in record.manifest["cost"]:
+            cells = [name]
+            for life in found.values():
+                cost, whole = life[name].manifest["cost"], life[name].manifest["seconds"]
+                took = cost["checkpoint_seconds"]
+                cells.append(
+                    f"{cost['checkpoints']}: {took:.2f} s, {percent(took / whole)}, {cost['checkpoint_mb']} MB"
+                )
+            rows.append(cells)
     return rows
 
 
