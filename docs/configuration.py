@@ -38,7 +38,8 @@ result is computed, not which: they stay out of the output's address, so changin
 
 Beside its fields a table may have `launcher` (the words in front of the stage's command; `null`: none), or `adopt`
 alone (a directory, or `<hub id>@<revision>`, taken as the step's output). On top of a recipe stand `seed` (of every
-stage that sets none), `vars` (names for `${name}` in any string), `launcher` and `trust_remote_code` (of every stage).
+stage that sets none), `vars` (names for `${name}` in any string), `launcher`, `trust_remote_code`
+and `deterministic` (of every stage).
 
 A field of type *data* is a path, a [source](#source), or a list of either.
 """

@@ -4,6 +4,7 @@
     vars: {data: ./mine}                     # ${data} inside any string below
     launcher: accelerate launch              # prefix of every stage's command
     trust_remote_code: false                 # whether code beside an adopted model may run (stages/foreign.py)
+    deterministic: false                     # whether a GPU must give the same bits each time (stages/hardware.py)
     tokenizer: {data: "${data}/*.txt", vocab_size: 4096}
     pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: taken from there
     sft: {data: "${data}/chat.jsonl", launcher: torchrun --nproc_per_node 2}
@@ -30,7 +31,7 @@ from gptlife.stages.stage import StageConfig
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step
 
-_OF_EVERY_STEP = ("seed", "trust_remote_code")
+_OF_EVERY_STEP = ("seed", "trust_remote_code", "deterministic")
 _TOP = (*_OF_EVERY_STEP, "vars", "launcher")
 _EXTENDS = "extends"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")

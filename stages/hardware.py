@@ -1,4 +1,4 @@
-"""What the machine can do: peak arithmetic for model-FLOPs utilisation, and memory in use.
+"""What the machine can do: peak arithmetic for model-FLOPs utilisation, memory in use, the same bits each time.
 
 FLOPs a training token = 6 N + 6 L T D: six per parameter that takes part in a matrix product, plus causal attention's
 scores and values over half the row on average (Chowdhery et al. 2022, App. B, halved for causality).
@@ -6,7 +6,10 @@ scores and values over half the row on average (Chowdhery et al. 2022, App. B, h
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,6 +54,29 @@ def peak_flops(device: torch.device) -> float | None:
         torch.mm(left, right)
         best = max(best, 2.0 * side**3 / (time.perf_counter() - tick))
     return best
+
+
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """Inside, only algorithms that give the same bits each time; one that has none raises torch's RuntimeError.
+
+    On a CPU they all do, with as many threads. On a GPU atomic additions don't (the gradient of an embedding, of
+    attention), and cuBLAS needs a workspace of its own, which it must be told before it is used.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def described(device: torch.device, deterministic: bool) -> dict[str, Any]:
+    """A device for the manifest, and whether the same run gives the same bits there."""
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    same = device.type == "cpu" or (deterministic and device.type == "cuda")
+    return {"device": f"{device.type}{name}", "threads": torch.get_num_threads(), "same_bits": same}
 
 
 def peak_gpu_memory_mb(device: torch.device) -> int | None:

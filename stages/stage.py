@@ -20,6 +20,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -68,6 +69,8 @@ class StageConfig(Config):
     """How many processes are expected; the stage refuses to run in another number. None: any."""
     trust_remote_code: Execution[bool] = False
     """Run Python code that lies beside an adopted model's weights: only for code that you have read."""
+    deterministic: Execution[bool] = False
+    """On a GPU, only algorithms that give the same bits each time: slower, and some operations have none."""
     track: Execution[list[Literal["tensorboard", "wandb"]]] = ["tensorboard"]
     """Trackers that get the curves besides log.jsonl: `tensorboard`, `wandb`. One that is not installed is left out."""
 
@@ -113,6 +116,8 @@ class Stage:
             place = f"{error.filename}: " if error.filename else ""
             self._end(2, f"{place}{error.strerror}; make room, or choose another place, and run again to resume")
         except (MemoryError, RuntimeError) as error:
+            if "does not have a deterministic implementation" in str(error):
+                self._end(2, f"{str(error).splitlines()[0]} (set deterministic: false)")
             if not _out_of_memory(error):
                 raise
             reason = (str(error).strip() or "MemoryError").split("\n")[0]
@@ -183,7 +188,12 @@ class Stage:
         }
 
     def _run(self, config: StageConfig, output: Path, inputs: dict[str, Path]) -> Metrics:
-        with foreign.trusting(config.trust_remote_code):
+        with ExitStack() as inside:
+            inside.enter_context(foreign.trusting(config.trust_remote_code))
+            if config.deterministic:
+                from gptlife.stages.hardware import same_bits
+
+                inside.enter_context(same_bits())
             return self.run(config, output, **inputs)
 
     def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> None:
@@ -221,6 +231,7 @@ class Stage:
             "tokens": metrics.get("tokens"),
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            **_device_of(config),
         }
 
     def takes(self, name: str) -> bool:
@@ -249,6 +260,16 @@ def _out_of_memory(error: Exception) -> bool:
     """Of Python, of torch on a device, or of torch on the CPU, whose error has no class of its own."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or "can't allocate memory" in str(error)
+
+
+def _device_of(config: StageConfig) -> dict[str, Any]:
+    """What the stage worked on; one that never needed torch worked on the CPU."""
+    if "torch" not in sys.modules:
+        return {"device": "cpu", "same_bits": True}
+    from gptlife.stages.hardware import described
+    from gptlife.stages.models import best_device
+
+    return described(best_device(config.device), config.deterministic)
 
 
 def rank() -> int:

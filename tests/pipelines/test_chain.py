@@ -95,7 +95,7 @@ REFUSED = [
     ("x: {like: sft, inputs: {base: y}}\ny: {like: sft, inputs: {base: x}}",
      "x, y read each other's outputs; mend their `inputs`"),
     ("x: {learning_rate: 1.0}", "x: no such step or setting; there are: tokenizer, pretrain, sft, "
-     "comparisons, reward_model, seed, vars, launcher"),
+     "comparisons, reward_model, seed, trust_remote_code, deterministic, vars, launcher"),
 ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_show_tells_how_an_output_was_made(gptlife, addresses, folder):
     assert ["seed", "9"] in pairs
     assert ["nested.loss", "1.5"] in pairs
     assert ["attempts", "1"] in pairs
-    assert "device" not in [pair[0] for pair in pairs if pair]  # None
+    assert [pair for pair in pairs if pair[:1] == ["device"]] == [["device", "cpu"]]  # the config's is None
     config = gptlife("show", planned["tokenizer"]).out
     assert ["data[0].path", "corpus.txt"] in [line.split() for line in config.splitlines()]
     assert gptlife("show", "toy").out == shown.out  # the last step of its last run that is finished

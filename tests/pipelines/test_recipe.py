@@ -149,7 +149,7 @@ REFUSED = [
     (
         '"sft\\nx\\e[31m": {}',
         "bad.yaml: sft\\nx\\x1b[31m: no such step or setting; there are: "
-        "tokenizer, pretrain, sft, comparisons, reward_model, seed, vars, launcher",
+        "tokenizer, pretrain, sft, comparisons, reward_model, seed, trust_remote_code, deterministic, vars, launcher",
     ),
 ]
 

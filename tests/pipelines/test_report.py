@@ -242,6 +242,7 @@ def test_cost_and_lineage(half):
     assert "pretrain 90.0 s 3,000,000 6,345 36.2 % 858 – 2.0 s – box" in text
     assert "total 91.5 s 3,000,000" in text
     assert "Machines: box; box (Plan-9)." in text
+    assert "other bits" not in text
     assert "pretrain pretrain-0123456789ab from tokenizer tokenizer-0123456789ab" in text
     assert "commit feedbeef+" in text
     assert "torch 9.8.7" in text
@@ -477,6 +478,15 @@ def test_over_optimisation_is_said():
 )
 def test_over_optimisation_is_not_said_without_cause(score, gold, steps):
     assert over_optimised(ppo_log(score, gold, steps)) is None
+
+
+def test_a_device_that_gives_other_bits_is_told(half):
+    half.done("evaluation", evaluation(), device="cpu", threads=2, same_bits=True)
+    half.done("ppo", {}, device="cuda (A Big One)", threads=8, same_bits=False)
+    text = Reader(half.page()).text
+    assert "The same run may end with other bits on the device of ppo: a GPU adds in no fixed order" in text
+    assert "device cuda (A Big One), 8 threads" in text
+    assert "device cpu, 2 threads" in text
 
 
 def test_what_models_and_data_say_is_escaped(half):

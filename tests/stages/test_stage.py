@@ -20,6 +20,7 @@ import yaml
 from gptlife.data.config import Execution, sha256_of_file
 from gptlife.data.sources import Data
 from gptlife.stages import artifact
+from gptlife.stages.hardware import described
 from gptlife.stages.stage import Stage, StageConfig
 
 pytestmark = pytest.mark.usefixtures("_alone")
@@ -262,6 +263,45 @@ def test_what_the_machine_lacks_is_one_line(
 
     assert toy(stage=Stage("toy", kind, lacks, inputs=("base",))) == (2, "", said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_same_bits_each_time(wanted: bool, toy: Callable[..., Result], tmp_path: Path) -> None:
+    seen = []
+
+    def look(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return {}
+
+    assert toy(f"deterministic={wanted}", stage=Stage("toy", ToyConfig, look, inputs=("base",))).code == 0
+    assert seen == [wanted]
+    assert not torch.are_deterministic_algorithms_enabled()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    assert (manifest["device"], manifest["threads"], manifest["same_bits"]) == ("cpu", torch.get_num_threads(), True)
+
+
+def test_an_operation_that_has_no_such_algorithm(toy: Callable[..., Result], tmp_path: Path) -> None:
+    def scatter(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+        return {}
+
+    stage = Stage("toy", ToyConfig, scatter, inputs=("base",))
+    refused = toy("deterministic=true", stage=stage)
+    assert refused.code == 2
+    assert refused.err.startswith("toy: put_ does not have a deterministic implementation")
+    assert refused.err.endswith("(set deterministic: false)\n")
+    assert toy(stage=stage).code == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "same"),
+    [("cpu", False, True), ("cuda", False, False), ("cuda", True, True), ("mps", True, False)],
+)
+def test_where_bits_are_the_same(kind: str, wanted: bool, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A Big One")
+    found = described(torch.device(kind), wanted)
+    assert found["same_bits"] is same
+    assert found["device"] == ("cuda (A Big One)" if kind == "cuda" else kind)
 
 
 def test_memory_that_torch_cannot_have(toy: Callable[..., Result]) -> None:
