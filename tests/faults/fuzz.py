@@ -35,6 +35,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 CORPUS = Path(__file__).parents[1] / "bad_inputs" / "files"
 TARGETS = ("jsonl", "json", "csv", "tsv", "txt", "gz", "zst", "parquet", "rows", "chat", "recipe")
 
@@ -79,8 +81,16 @@ def write_page(path: Path, rows: dict[str, str]) -> None:
     known = path.read_text("utf-8").splitlines() if path.is_file() else []
     kept = {line.split()[1]: line for line in known if line.startswith("| ") and line.split()[1] in TARGETS}
     table = [{**kept, **rows}[target] for target in TARGETS if target in {**kept, **rows}]
+    corpus = yaml.safe_load((CORPUS.parent / "expected.yaml").read_text("utf-8"))
+    refused = sum("says" in case for case in corpus)
     lines = [
-        "# Fuzzing",
+        "# Bad input",
+        "",
+        f"[{len(corpus)} broken or odd files](../../tests/bad_inputs/expected.yaml) are read by the default tests: "
+        f"{refused} are refused, each with the line that stands there, {len(corpus) - refused} are good data that "
+        "looks bad, and read as it should be. None is accepted in silence for what it isn't.",
+        "",
+        "## Fuzzing",
         "",
         "Made by `python tests/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
         "stay). Inputs are mutations of [the corpus](../../tests/bad_inputs/expected.yaml), guided by what they reach; "

@@ -96,12 +96,12 @@ class Ground:
         out, err = running.communicate(timeout=LONGEST)
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
-    def fresh(self, name: str, *without: str) -> None:
-        """A store of its own that has everything but these steps."""
+    def fresh(self, name: str, *, trained: bool = False) -> None:
+        """A store of its own for a fault, with the tokenizer alone, or (`trained`) all that came before PPO."""
         place = self.folder / re.sub(r"\W+", "-", name)
         shutil.copytree(self.folder / "whole", place, ignore=shutil.ignore_patterns(".work"))
         self.store = place
-        for step in without:
+        for step in () if trained else ("pretrain", "sft"):
             for output in place.glob(f"{step}-*"):
                 shutil.rmtree(output)
 
@@ -126,22 +126,20 @@ class Ground:
         while _stages_on(self.store):
             time.sleep(0.05)
 
-    def checkpoints(self, step: str = "pretrain") -> list[Path]:
-        """Its finished checkpoints, oldest first."""
-        found = self.store.glob(f"{step}-*.partial/checkpoints/step-*")
+    def checkpoints(self) -> list[Path]:
+        """Pretraining's finished checkpoints, oldest first."""
+        found = self.store.glob("pretrain-*.partial/checkpoints/step-*")
         return sorted(path for path in found if path.suffix == "")
 
-    def digest(self, step: str = "pretrain") -> str:
-        """sha256 of a step's weights; empty when there are none."""
-        found = list(self.store.glob(f"{step}-*/model.safetensors"))
-        return sha256_of_file(str(found[0])) if found and found[0].parent.suffix != ".partial" else ""
+    def digest(self) -> str:
+        """sha256 of pretraining's weights; empty when it is not complete."""
+        found = [path for path in self.store.glob("pretrain-*/model.safetensors") if path.parent.suffix != ".partial"]
+        return sha256_of_file(str(found[0])) if found else ""
 
     def shown(self, text: str) -> list[str]:
-        """The lines that tell something, with the places' common beginnings left out."""
-        text = text.replace(str(self.store), "store").replace(f"{self.folder}/", "")
-        lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in re.split(r"[\r\n]", text)]
+        """Its lines, with the places' common beginnings left out."""
         return [
-            line for line in lines if line and not re.match(r"(pretrain|ppo) +[━╺╸ ]|.*\d+/\d+ .*(ETA|tokens/s)", line)
+            line for line in text.replace(str(self.store), "store").replace(f"{self.folder}/", "").splitlines() if line
         ]
 
     def left(self) -> str:
@@ -204,7 +202,7 @@ def finished(running: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]
 @fault
 def stopped(ground: Ground) -> Iterator[Seen]:
     for name, number in (("Ctrl-C", signal.SIGINT), ("SIGTERM to the command", signal.SIGTERM)):
-        ground.fresh(name, "pretrain", "sft")
+        ground.fresh(name)
         running = ground.begun()
         running.send_signal(number)
         yield seen(ground, name, finished(running), last=2)
@@ -212,7 +210,7 @@ def stopped(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def killed(ground: Ground) -> Iterator[Seen]:
-    ground.fresh("killed", "pretrain", "sft")
+    ground.fresh("killed")
     running = ground.begun()
     for pid in _stages_on(ground.store):
         os.kill(pid, signal.SIGKILL)
@@ -221,7 +219,7 @@ def killed(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def killed_rank(ground: Ground) -> Iterator[Seen]:
-    ground.fresh("rank", "pretrain", "sft")
+    ground.fresh("rank")
     running = ground.begun(TWO)
     ranks = [pid for pid in _stages_on(ground.store) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(ranks[0], signal.SIGKILL)
@@ -238,7 +236,7 @@ def killed_rank(ground: Ground) -> Iterator[Seen]:
     told.lines = [line.strip() for line in blamed[:1]] + told.lines
     again = ground.run(TWO)
     one = ground.digest()
-    ground.fresh("rank undisturbed", "pretrain", "sft")
+    ground.fresh("rank undisturbed")
     ground.run(TWO)
     same = again.returncode == 0 and one == ground.digest() != ""
     told.again = "the sha256 of two undisturbed processes" if same else "DIFFERS"
@@ -247,7 +245,7 @@ def killed_rank(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def another_world(ground: Ground) -> Iterator[Seen]:
-    ground.fresh("world", "pretrain", "sft")
+    ground.fresh("world")
     ground.interrupted()
     done = ground.run(TWO)
     told = seen(ground, "Resumed by two processes where one began", done, run_again=False)
@@ -279,11 +277,11 @@ def checkpoints(ground: Ground) -> Iterator[Seen]:
         "A checkpoint's list of files torn": lambda path: bytes_of(path / "state.json", halved),
     }
     for name, damage in damages.items():
-        ground.fresh(name, "pretrain", "sft")
+        ground.fresh(name)
         ground.interrupted()
         damage(ground.checkpoints()[-1])
         yield goes_on(ground, name)
-    ground.fresh("all damaged", "pretrain", "sft")
+    ground.fresh("all damaged")
     ground.interrupted()
     for path in ground.checkpoints():
         bytes_of(path / "optimizer.bin", flipped)
@@ -305,7 +303,7 @@ def inputs(ground: Ground) -> Iterator[Seen]:
         ("A finished input's manifest torn", "manifest.json", halved),
         ("One bit of a finished input flipped", "tokenizer.json", flipped),
     ):
-        ground.fresh(name, "pretrain", "sft")
+        ground.fresh(name)
         (tokenizer,) = ground.store.glob("tokenizer-*")
         bytes_of(tokenizer / file, change)
         told = seen(ground, name, ground.run(), run_again=False)
@@ -317,7 +315,7 @@ def inputs(ground: Ground) -> Iterator[Seen]:
 def data(ground: Ground) -> Iterator[Seen]:
     text = ground.folder / "text.jsonl.gz"
     whole = text.read_bytes()
-    ground.fresh("data changes", "pretrain", "sft")
+    ground.fresh("data changes")
     running = ground.begun()
     text.write_bytes(whole + gzip.compress(b'{"text": "One more."}\n'))
     done = finished(running)
@@ -325,7 +323,7 @@ def data(ground: Ground) -> Iterator[Seen]:
     text.write_bytes(whole)
     told.again = f"with the old data back: {ended_like_the_undisturbed(ground)}"
     yield told
-    ground.fresh("data cut", "pretrain", "sft")
+    ground.fresh("data cut")
     text.write_bytes(whole[: len(whole) // 2])
     done = ground.run()
     text.write_bytes(whole)
@@ -334,14 +332,14 @@ def data(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def twice(ground: Ground) -> Iterator[Seen]:
-    ground.fresh("twice", "pretrain", "sft")
+    ground.fresh("twice")
     running = ground.begun(LONG)
     second = ground.run(LONG)
     told = seen(ground, "A second `gptlife run` on the same store", second, run_again=False)
     first = finished(running)
     told.again = "the first is not disturbed" if first.returncode == 0 else "DIFFERS"
     yield told
-    ground.fresh("stage twice", "pretrain", "sft")
+    ground.fresh("stage twice")
     running = ground.begun(LONG)
     (config,) = ground.store.glob(".work/pretrain-*.stage.yaml")
     words = [sys.executable, "-m", "gptlife.stages.pretrain", "--config", str(config)]
@@ -353,12 +351,12 @@ def twice(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def not_finite(ground: Ground) -> Iterator[Seen]:
-    ground.fresh("nan loss", "pretrain", "sft")
+    ground.fresh("nan loss")
     done = ground.run("pretrain.learning_rate=1e30")
     told = seen(ground, "A loss that is no number (learning rate 1e30)", done, last=2, run_again=False)
     told.again = "nothing to resume: the setting is to be mended, and makes another address"
     yield told
-    ground.fresh("nan reward")
+    ground.fresh("nan reward", trained=True)
     done = ground.run("--until", "ppo")
     told = seen(ground, "A reward function that gives NaN at the fifth call", done, last=2, run_again=False)
     told.again = "nothing to resume: the function is to be mended, and is part of the address"
@@ -367,7 +365,7 @@ def not_finite(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def memory(ground: Ground) -> Iterator[Seen]:
-    ground.fresh("memory", "pretrain", "sft")
+    ground.fresh("memory")
     more = [f"pretrain.{name}=800000" for name in ("tokens", "batch_tokens", "micro_batch_tokens", "decay_tokens")]
     done = ground.run(*more, prefix=("bash", "-c", 'ulimit -v 3000000; exec "$@"', "-"))
     told = seen(ground, "No memory (3 GB, a micro-batch of 800,000 tokens)", done, run_again=False)
@@ -384,7 +382,7 @@ def disks(ground: Ground) -> Iterator[Seen]:
         ("A full disk", "size=6m", "size=64m"),
         ("A read-only disk", "size=64m", "rw"),
     ):
-        ground.fresh(name, "pretrain", "sft")
+        ground.fresh(name)
         place = ground.store
         kept = place.with_name(f"{place.name}.kept")
         place.rename(kept)
@@ -429,6 +427,7 @@ def main() -> int:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--only", nargs="*", help="names of functions above")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background, and its children, ignore it
     begun, told = time.monotonic(), list[Seen]()
     folder = Path(tempfile.mkdtemp(prefix="gptlife-faults-"))
     ground = Ground(folder)
