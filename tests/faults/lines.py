@@ -28,6 +28,7 @@ from pathlib import Path
 from gptlife.data.config import sha256_of_file
 from gptlife.data.sources import Source
 from gptlife.data.sources import rows as rows_of
+from gptlife.stages.checkpoints import STATE
 
 LIFE = Path(__file__).with_name("life.yaml")
 TWO = "pretrain.launcher=torchrun --standalone --nproc_per_node 2"
@@ -274,7 +275,7 @@ def checkpoints(ground: Ground) -> Iterator[Seen]:
         "One bit of a checkpoint's weights flipped": lambda path: bytes_of(path / "model.safetensors", flipped),
         "A checkpoint without its optimizer": lambda path: (path / "optimizer.bin").unlink(),
         "A checkpoint without its random states": lambda path: (path / "random_states_0.pkl").unlink(),
-        "A checkpoint's list of files torn": lambda path: bytes_of(path / "state.json", halved),
+        "A checkpoint's list of files torn": lambda path: bytes_of(path / STATE, halved),
     }
     for name, damage in damages.items():
         ground.fresh(name)

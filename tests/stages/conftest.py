@@ -61,3 +61,54 @@ def weights() -> Callable[[Path], dict[str, Any]]:
     from safetensors.torch import load_file
 
     return lambda output: load_file(str(output / "model.safetensors"))
+
+
+@pytest.fixture
+def steps_of(tiny: Any) -> Callable[..., Any]:
+    """`steps_of(PPO, PPOConfig, fields, output)`: (players, steps) of an online stage on the tiny life."""
+    from gptlife.data.config import decode
+    from gptlife.data.formats import prompts
+    from gptlife.stages.online_models import Players
+    from gptlife.stages.online_step import Steps
+    from gptlife.stages.training import accelerator_for
+
+    def build(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
+        config = decode(kind, {"device": "cpu", "track": [], **fields}, "online")
+        accelerator = accelerator_for(config)
+        output.mkdir()
+        players = Players(algorithm(config), accelerator, output, tiny.sft, tiny.reward_model)
+        return players, Steps(algorithm(config), accelerator, players, prompts(config.prompts, 0), output)
+
+    return build
+
+
+@pytest.fixture
+def taken(steps_of: Callable[..., Any]) -> Callable[..., Any]:
+    """`taken(PPO, PPOConfig, fields, output)`: a step whose optimizers do nothing.
+
+    Gives (metrics, rollouts, experience, gradients of the policy).
+    """
+    from gptlife.stages import online_step
+
+    def take(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
+        players, steps = steps_of(algorithm, kind, fields, output)
+        seen: dict[str, Any] = {}
+        read_experience = steps._experience
+
+        def experience(rollouts: Any, *rest: Any) -> Any:
+            seen["rollouts"], seen["experience"] = rollouts, read_experience(rollouts, *rest)
+            return seen["experience"]
+
+        def keep(accelerator: Any, model: Any, max_norm: float, place: str) -> float:
+            if model is players.policy.reader:
+                seen["gradients"] = {name: p.grad.clone() for name, p in players.policy_model.named_parameters()}
+            return 1.0
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(steps, "_experience", experience)
+            patch.setattr(online_step, "finite_norm", keep)
+            patch.setattr(online_step, "step_with", lambda optimizer: None)
+            metrics, _ = steps.take(0, 0.1)
+        return metrics, seen["rollouts"], seen["experience"], seen["gradients"]
+
+    return take

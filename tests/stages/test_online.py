@@ -18,6 +18,7 @@ FIELDS = {
     "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 2e-3, "warmup_steps": 0,
     "sample_every": 1, "ema": 0.9,
 }  # fmt: skip
+EXACT = {"kl": 0.0, "kl_k3": 0.0, "first_ratio": 1.0, "first_approx_kl": 0.0, "first_clipfrac": 0.0}
 RISING = {"steps": 4, "learning_rate": 3e-4, "batch_size": 16}
 both = pytest.mark.parametrize("stage", [ppo.STAGE, rloo.STAGE], ids=["ppo", "rloo"])
 
@@ -28,6 +29,36 @@ def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
 
 def players(tiny: Any) -> dict[str, Path]:
     return {"policy": tiny.sft, "reward": tiny.reward_model}
+
+
+@both
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"micro_batch_tokens": 60, "inner_epochs": 2},
+        {"gradient_checkpointing": True, "micro_batch_tokens": 60},
+        {"lora": {"rank": 4}, "micro_batch_tokens": 60},
+        {"temperature": 0.7, "pretraining": "text", "ptx_rows_per_episode": 0.5, "ptx_length": 16},
+    ],
+    ids=["plain", "micro", "checkpointing", "lora", "ptx"],
+)
+def test_the_first_minibatch_is_exact(
+    changes: dict[str, Any], stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any
+) -> None:
+    if "pretraining" in changes:
+        changes = {**changes, "pretraining": str(tiny.text)}
+    metrics = run(stage, fields(tiny, steps=2, ema=None, **changes), tmp_path / "one", **players(tiny))
+    first, second = log_of(tmp_path / "one")
+    assert {name: first[name] for name in EXACT} == EXACT
+    # Every step begins with ratio 1; the KL to the reference is 0 in the first one only.
+    assert {name: second[name] for name in list(EXACT)[2:]} == {name: EXACT[name] for name in list(EXACT)[2:]}
+    assert second["kl_k3"] > 0.0
+    assert first["approx_kl"] > 0.0  # the second minibatch has an update before it
+    assert first["sampling_mismatch"] < 1e-4
+    assert metrics["algorithm"] == stage.name.upper() + ("-ptx" if "pretraining" in changes else "")
+    valued = [name for name in first if name.startswith("value_") and name != "value_mean"]
+    assert bool(valued) == (tmp_path / "one" / "value").exists() == (stage is ppo.STAGE)
 
 
 def rising(stage: Any, tiny: Any, run: Any, log_of: Any, output: Path) -> tuple[list[dict[str, Any]], int, float]:

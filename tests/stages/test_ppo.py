@@ -12,13 +12,11 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from gptlife.data.config import UserError, decode
-from gptlife.data.formats import prompts
-from gptlife.stages import online_step, ppo
+from gptlife.data.config import UserError
+from gptlife.stages import ppo
 from gptlife.stages.models import DROPOUTS, load_causal
-from gptlife.stages.online_models import Average, Players
+from gptlife.stages.online_models import Average
 from gptlife.stages.ppo_step import PPO
-from gptlife.stages.training import accelerator_for
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 1e-3,
@@ -31,39 +29,13 @@ def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
     return {**FIELDS, "prompts": str(tiny.prompts), **changes}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"micro_batch_tokens": 60, "inner_epochs": 2},
-        {"gradient_checkpointing": True, "micro_batch_tokens": 60},
-        {"lora": {"rank": 4}, "micro_batch_tokens": 60},
-        {"temperature": 0.7, "pretraining": "text", "ptx_rows_per_episode": 0.5, "ptx_length": 16},
-    ],
-    ids=["plain", "micro", "checkpointing", "lora", "ptx"],
-)
-def test_the_first_minibatch_is_exact(
-    changes: dict[str, Any], tiny: Any, run: Any, tmp_path: Path, log_of: Any
-) -> None:
-    if "pretraining" in changes:
-        changes = {**changes, "pretraining": str(tiny.text)}
-    run(ppo.STAGE, fields(tiny, **changes), tmp_path / "one", policy=tiny.sft, reward=tiny.reward_model)
-    first, second = log_of(tmp_path / "one")
-    assert {name: first[name] for name in EXACT} == EXACT
-    # Every step begins with ratio 1; the KL to the reference is 0 in the first one only.
-    assert {name: second[name] for name in list(EXACT)[2:]} == {name: EXACT[name] for name in list(EXACT)[2:]}
-    assert second["kl_k3"] > 0.0
-    assert first["approx_kl"] > 0.0  # the second minibatch has an update before it
-    assert first["sampling_mismatch"] < 1e-4
-
-
-def test_the_score_is_that_of_plain_transformers(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
+def test_the_score_is_that_of_plain_transformers(tiny: Any, run: Any, taken: Any, tmp_path: Path, log_of: Any) -> None:
     options = fields(tiny, steps=1, batch_size=4, minibatch_size=4)
     run(ppo.STAGE, options, tmp_path / "one", policy=tiny.sft, reward=tiny.reward_model)
     (line,) = log_of(tmp_path / "one")
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.reward_model))
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model)).eval()
-    rollouts, experience = taken(tiny, tmp_path / "again", steps=1, batch_size=4, minibatch_size=4)[1:3]
+    rollouts, experience = taken(PPO, ppo.PPOConfig, options, tmp_path / "again")[1:3]
     rows = [prompt + answer for prompt, answer in zip(rollouts.prompts, rollouts.responses, strict=True)]
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
@@ -77,40 +49,6 @@ def test_the_score_is_that_of_plain_transformers(tiny: Any, run: Any, tmp_path: 
     # KL is 0: what remains of the reward is the score, less 1 for an answer that never ended.
     assert line["rlhf_reward"] == pytest.approx(line["score"] - (1 - line["eos_rate"]), abs=1e-5)
     assert 0.0 < line["eos_rate"] < 1.0
-
-
-def steps_of(tiny: Any, output: Path, **changes: Any) -> tuple[Players, online_step.Steps]:
-    raw = {"device": "cpu", "track": [], **fields(tiny, **changes)}
-    config = decode(ppo.PPOConfig, raw, "ppo")
-    accelerator = accelerator_for(config)
-    output.mkdir(parents=True, exist_ok=True)
-    players = Players(PPO(config), accelerator, output, tiny.sft, tiny.reward_model)
-    return players, online_step.Steps(PPO(config), accelerator, players, prompts(config.prompts, 0), output)
-
-
-def taken(tiny: Any, output: Path, **changes: Any) -> tuple[dict[str, Any], Any, Any, dict[str, Any]]:
-    """(metrics, rollouts, experience, gradients of the policy) of one step whose optimizers do nothing."""
-    players, steps = steps_of(tiny, output, **changes)
-    seen: dict[str, Any] = {}
-    read_experience = steps._experience
-
-    def experience(rollouts: Any, *rest: Any) -> Any:
-        seen["rollouts"], seen["experience"] = rollouts, read_experience(rollouts, *rest)
-        return seen["experience"]
-
-    def keep(accelerator: Any, model: Any, max_norm: float, place: str) -> float:
-        if model is players.policy.reader:
-            seen["gradients"] = {
-                name: parameter.grad.clone() for name, parameter in players.policy_model.named_parameters()
-            }
-        return 1.0
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "_experience", experience)
-        patch.setattr(online_step, "finite_norm", keep)
-        patch.setattr(online_step, "step_with", lambda optimizer: None)
-        metrics, _ = steps.take(0, 0.1)
-    return metrics, seen["rollouts"], seen["experience"], seen["gradients"]
 
 
 def gradients_of(loss: torch.Tensor, model: Any) -> dict[str, torch.Tensor]:
@@ -134,20 +72,22 @@ def policy_gradient(tiny: Any, rollouts: Any, experience: Any, temperature: floa
 
 
 @pytest.mark.parametrize("tokens", [60, 4096])
-def test_policy_gradient_and_the_pretraining_term(tokens: int, tiny: Any, tmp_path: Path) -> None:
+def test_policy_gradient_and_the_pretraining_term(
+    tokens: int, tiny: Any, taken: Any, steps_of: Any, tmp_path: Path
+) -> None:
     whole = {"minibatch_size": 16, "micro_batch_tokens": tokens, "temperature": 0.8}
-    _, rollouts, experience, plain = taken(tiny, tmp_path / "ppo", **whole)
+    _, rollouts, experience, plain = taken(PPO, ppo.PPOConfig, fields(tiny, **whole), tmp_path / "ppo")
     expected = policy_gradient(tiny, rollouts, experience, 0.8)
     assert_close(plain, expected, rtol=0, atol=1e-5)
     with pytest.raises(AssertionError):  # twin: without the temperature
         assert_close(plain, policy_gradient(tiny, rollouts, experience, 1.0), rtol=0, atol=1e-5)
 
     text = {"pretraining": str(tiny.text), "ptx_coef": 3.0, "ptx_rows_per_episode": 0.5, "ptx_length": 20}
-    _, steps = steps_of(tiny, tmp_path / "rows", **whole, **text)
+    _, steps = steps_of(PPO, ppo.PPOConfig, fields(tiny, **whole, **text), tmp_path / "rows")
     assert steps.ptx is not None
     chosen = steps.ptx_order.batch(0)
     assert len(set(chosen)) == 8  # half a row for each of 16 episodes
-    metrics, _, _, with_text = taken(tiny, tmp_path / "ptx", **whole, **text)
+    metrics, _, _, with_text = taken(PPO, ppo.PPOConfig, fields(tiny, **whole, **text), tmp_path / "ptx")
 
     model = AutoModelForCausalLM.from_pretrained(str(tiny.sft)).eval()
     stream = stream_of(tiny)
@@ -171,8 +111,8 @@ def stream_of(tiny: Any) -> list[int]:
     return [token for text in texts for token in [*tokenizer(text)["input_ids"], 0]]
 
 
-def test_value_network_begins_as_the_reward_model(tiny: Any, tmp_path: Path) -> None:
-    _, rollouts, experience, _ = taken(tiny, tmp_path / "one", minibatch_size=16)
+def test_value_network_begins_as_the_reward_model(tiny: Any, taken: Any, tmp_path: Path) -> None:
+    _, rollouts, experience, _ = taken(PPO, ppo.PPOConfig, fields(tiny, minibatch_size=16), tmp_path / "one")
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model)).eval()
     with torch.no_grad():
         for row, (prompt, answer) in enumerate(zip(rollouts.prompts, rollouts.responses, strict=True)):
