@@ -12,6 +12,7 @@ construction. Weights and optimizer go through `accelerate`, so that sharded tra
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -199,9 +200,11 @@ class Checkpoints:
                 sync_directory(self.folder)
                 self.forget_old()
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for it
+            full = not isinstance(error, OSError) and shutil.disk_usage(self.output).free < max(self.bytes, 2**20)
+            reason = os.strerror(errno.ENOSPC) if full else _first_line(error)
             shutil.rmtree(beside, ignore_errors=True)
             raise UserError(
-                f"{beside}: the checkpoint of step {step} can't be written ({_first_line(error)}); the last good one "
+                f"{beside}: the checkpoint of step {step} can't be written ({reason}); the last good one "
                 "stays; make room, or choose another place, and run again to resume"
             ) from error
         self.accelerator.wait_for_everyone()

@@ -125,7 +125,8 @@ class Stage:
 
     def _end(self, code: int, message: str) -> NoReturn:
         if rank() == 0:
-            print(f"{self.name}: {message}", file=sys.stderr, flush=True)
+            said = message.startswith((f"{self.name}:", f"{self.name}."))  # where it is, the message says itself
+            print(message if said else f"{self.name}: {message}", file=sys.stderr, flush=True)
         sys.exit(code)
 
     def _what_to_lower(self) -> str:

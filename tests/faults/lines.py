@@ -139,9 +139,9 @@ class Ground:
 
     def shown(self, text: str) -> list[str]:
         """Its lines, with the places' common beginnings left out."""
-        return [
-            line for line in text.replace(str(self.store), "store").replace(f"{self.folder}/", "").splitlines() if line
-        ]
+        for place, short in ((str(self.store), "store"), (f"{self.folder}/", ""), (sys.executable, "python")):
+            text = text.replace(place, short)
+        return [line for line in text.splitlines() if line]
 
     def left(self) -> str:
         """What of the step is on the disk."""

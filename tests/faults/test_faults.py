@@ -78,7 +78,7 @@ def test_a_full_disk(tiny: Any, tmp_path: Path, disk: Callable[[str], Path], dig
     full = ran(words)
     assert full.returncode == 2, full.stderr
     last = full.stderr.splitlines()[-1]
-    assert "can't be written (" in last
+    assert "can't be written (No space left on device)" in last
     assert "the last good one stays; make room, or choose another place, and run again to resume" in last
     assert "Traceback" not in full.stderr
     kept = sorted(path.name for path in (output.with_name("out.partial") / "checkpoints").glob("step-*"))

@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -205,6 +206,17 @@ def test_one_that_cannot_be_written_leaves_the_last_good_one(
         run.checkpoints.save(4, {})
     assert folders(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
     assert Run(tmp_path).checkpoints.restore() == {"step": 3, "tokens": 30}
+
+
+def test_a_full_disk_is_called_so_whatever_torch_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Accelerator, folder: str) -> None:
+        raise RuntimeError("unexpected pos 531456 vs 531348")
+
+    three(tmp_path)
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match=r"can't be written \(No space left on device\); the last good one stays"):
+        Run(tmp_path).checkpoints.save(4, {})
 
 
 def test_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
