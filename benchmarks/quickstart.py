@@ -10,6 +10,7 @@ and the test prompts stay.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def page(found: Lives, remarks: str) -> str:
     parts = [
         "# Quickstart, several seeds",
         f"Made by `python benchmarks/quickstart.py --seeds {' '.join(map(str, seeds))}` on "
-        f"{platform.platform()}. Intervals are 95 % bootstrap intervals over prompts.",
+        f"{platform.system()} with {os.cpu_count()} cores. Intervals are 95 % bootstrap intervals over prompts.",
         remarks,
         "## Preference under the gold judge",
         table(["", *(f"seed {seed}" for seed in seeds)], [preference(found, a, b) for a, b in PAIRS]),
