@@ -176,7 +176,7 @@ def _download(adopted: Adopted, partial: Path) -> str | None:
     assert adopted.hub is not None
     info = huggingface_hub.HfApi().model_info(adopted.hub, revision=adopted.revision, files_metadata=True)
     sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
-    if foreign.only_pickled(iter(sizes)):
+    if foreign.only_pickled(sizes):
         raise OSError("its weights are pickles alone, which can run anything, and none is in safetensors")
     huggingface_hub.snapshot_download(
         adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_NOT_FETCHED

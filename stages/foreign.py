@@ -7,7 +7,7 @@ is never read. The second are run only inside `trusting(True)`, which a stage en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -44,7 +44,7 @@ def refusal(path: Path, kind: str, error: Exception) -> UserError:
     return UserError(f"{path}: no {kind} can be loaded ({reason})")
 
 
-def only_pickled(names: Iterator[str]) -> bool:
+def only_pickled(names: Iterable[str]) -> bool:
     """Whether weights are among these files, but none in safetensors."""
     endings = {Path(name).suffix for name in names}
     return ".safetensors" not in endings and any(ending[1:] in endings for ending in PICKLED)

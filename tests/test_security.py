@@ -151,7 +151,7 @@ def test_a_pickle_of_weights_is_refused(saved: Path, tmp_path: Path) -> None:
     [(["pytorch_model.bin"], True), (["a.pt", "model.safetensors"], False), (["tokenizer.json"], False), ([], False)],
 )
 def test_what_has_weights_in_pickles_only(names: list[str], expected: bool) -> None:
-    assert foreign.only_pickled(iter(names)) is expected
+    assert foreign.only_pickled(names) is expected
 
 
 def test_servers_listen_on_this_machine_only() -> None:

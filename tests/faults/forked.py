@@ -38,6 +38,12 @@ HEAVY = (
 )
 
 
+def environment() -> dict[str, str]:
+    """Of a `gptlife run` that these tools start: one thread, processes on the CPU, and `torchrun` is found."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
 def load() -> None:
     """Import what the stages import."""
     for name in HEAVY:

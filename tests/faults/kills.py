@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -164,11 +163,9 @@ class Harness:
         """`gptlife run` on a store of its own, killed alone or with its stage; then every output is compared."""
         tally, store = Tally(), Store(self.folder / "orchestrated")
         words = [sys.executable, "-m", "gptlife.pipelines.cli", "run", str(RECIPE), "--store", str(store.root)]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where `torchrun` is
-        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         with open(self.folder / "orchestrated.out", "ab") as out:
             while True:
-                run = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=environment)
+                run = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=forked.environment())
                 killing = sum(tally.kills.values()) < kills
                 try:
                     code = run.wait(timeout=self.rng.uniform(1, 25) if killing else 1800)

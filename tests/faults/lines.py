@@ -25,6 +25,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+import forked
+
 from gptlife.data.config import sha256_of_file
 from gptlife.data.sources import Source
 from gptlife.data.sources import rows as rows_of
@@ -84,11 +87,9 @@ class Ground:
 
     def start(self, *more: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Begin it, in a process group of its own."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         return subprocess.Popen(
             [*prefix, *self.words(*more)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=forked.environment(),
         )  # fmt: skip
 
     def run(self, *more: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

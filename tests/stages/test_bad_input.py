@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from gptlife.data.config import UserError, decode
-from gptlife.stages import comparisons, evaluation, ppo, ppo_step, pretrain, reward_model, sft, tokenizer
+from gptlife.stages import comparisons, evaluation, online_step, ppo, ppo_step, pretrain, reward_model, sft, tokenizer
 from gptlife.stages.language import PackedRows
 from gptlife.stages.models import best_device
 
@@ -157,6 +157,23 @@ def test_score_that_is_no_number(
         r"ppo: step 1: the score of the answer to prompt \d+ is nan; nothing was stepped; look at the reward model",
         found,
     )
+
+
+def test_the_prompt_of_that_score_is_named(
+    tiny: Any, steps_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, steps = steps_of(ppo_step.PPO, ppo.PPOConfig, {**STEPS, "prompts": str(tiny.prompts)}, tmp_path / "one")
+    plain = online_step.read
+
+    def broken(*given: Any) -> Any:
+        found = plain(*given)
+        found["scores"][2] = float("inf")
+        return found
+
+    monkeypatch.setattr(online_step, "read", broken)
+    number = steps.order.batch(5)[2] + 1
+    with pytest.raises(UserError, match=rf"^ppo: step 6: the score of the answer to prompt {number} is inf; "):
+        steps.take(5, 0.1)
 
 
 @pytest.mark.parametrize("loss", ["policy_loss", "value_loss"])

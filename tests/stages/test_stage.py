@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from gptlife.data.config import Execution, sha256_of_file
+from gptlife.data.config import Execution, UserError, sha256_of_file
 from gptlife.data.sources import Data
 from gptlife.stages import artifact
 from gptlife.stages.hardware import described
@@ -302,6 +302,18 @@ def test_where_bits_are_the_same(kind: str, wanted: bool, same: bool, monkeypatc
     found = described(torch.device(kind), wanted)
     assert found["same_bits"] is same
     assert found["device"] == ("cuda (A Big One)" if kind == "cuda" else kind)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [("toy: step 2: loss is nan", "toy: step 2: loss is nan\n"), ("toy.data: no text", "toy.data: no text\n"),
+     ("/x/toy: damaged", "toy: /x/toy: damaged\n"), ("toys: none", "toy: toys: none\n")],
+)  # fmt: skip
+def test_a_stage_says_its_name_once(message: str, said: str, toy: Callable[..., Result]) -> None:
+    def refuses(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        raise UserError(message)
+
+    assert toy(stage=Stage("toy", ToyConfig, refuses, inputs=("base",))) == (2, "", said)
 
 
 def test_memory_that_torch_cannot_have(toy: Callable[..., Result]) -> None:
