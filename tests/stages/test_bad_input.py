@@ -162,7 +162,9 @@ def test_score_that_is_no_number(
 def test_the_prompt_of_that_score_is_named(
     tiny: Any, steps_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, steps = steps_of(ppo_step.PPO, ppo.PPOConfig, {**STEPS, "prompts": str(tiny.prompts)}, tmp_path / "one")
+    _, steps = steps_of(
+        ppo_step.PPO, ppo.PPOConfig, {**STEPS, "steps": 9, "prompts": str(tiny.prompts)}, tmp_path / "one"
+    )
     plain = online_step.read
 
     def broken(*given: Any) -> Any:

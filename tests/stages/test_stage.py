@@ -19,7 +19,7 @@ import yaml
 
 from gptlife.data.config import Execution, UserError, sha256_of_file
 from gptlife.data.sources import Data
-from gptlife.stages import artifact
+from gptlife.stages import artifact, foreign
 from gptlife.stages.hardware import described
 from gptlife.stages.stage import Stage, StageConfig
 
@@ -278,6 +278,19 @@ def test_the_same_bits_each_time(wanted: bool, toy: Callable[..., Result], tmp_p
     assert not torch.are_deterministic_algorithms_enabled()
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
     assert (manifest["device"], manifest["threads"], manifest["same_bits"]) == ("cpu", torch.get_num_threads(), True)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_code_beside_a_model_is_trusted_where_the_config_says_so(wanted: bool, toy: Callable[..., Result]) -> None:
+    seen = []
+
+    def look(config: ToyConfig, output: Path, **_: Path) -> dict[str, Any]:
+        seen.append(foreign.trusted())
+        return {}
+
+    assert toy(f"trust_remote_code={wanted}", stage=Stage("toy", ToyConfig, look, inputs=("base",))).code == 0
+    assert seen == [wanted]
+    assert not foreign.trusted()
 
 
 def test_an_operation_that_has_no_such_algorithm(toy: Callable[..., Result], tmp_path: Path) -> None:
