@@ -44,12 +44,13 @@ _OF_A_MACHINE = ("host", "platform", "inputs")
 def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1, kept: Path | None = None) -> Lives:
     """The seeds' lives: those kept in the folder `kept`, and of the others what the store holds.
 
-    What it doesn't hold is made first (`gptlife sweep`); lives that were made are kept as well.
+    What it doesn't hold is made first; lives that were made are kept as well.
     """
     found = {} if kept is None else {seed: _kept_life(recipe, seed, kept) for seed in seeds}
     wanted = [seed for seed in seeds if not found.get(seed)]
     if any(step.state != "done" for seed in wanted for step in planned(recipe, seed, store)):
-        words = ["sweep", recipe, f"seed={','.join(map(str, wanted))}", "--store", str(store), "--jobs", str(jobs)]
+        command, seeds_wanted = "sweep" if len(wanted) > 1 else "run", ",".join(map(str, wanted))
+        words = [command, recipe, f"seed={seeds_wanted}", "--store", str(store), "--jobs", str(jobs)]
         subprocess.run([sys.executable, "-m", "gptlife.pipelines.cli", *words], check=True)
     for seed in wanted:
         steps = planned(recipe, seed, store)

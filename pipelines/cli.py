@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from gptlife.data.config import UserError, read_yaml
 from gptlife.pipelines import cli_talk
-from gptlife.pipelines.cli_options import HERE, Overrides, RecipeName, StoreDir, Target, console, plain
+from gptlife.pipelines.cli_options import HERE, Jobs, Overrides, RecipeName, StoreDir, Target, console, plain
 
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step
@@ -82,12 +82,13 @@ def run(
         list[str] | None, typer.Option(help="Remove this step's output and make it again (repeatable; `all`).")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Where the report goes; <store>/reports/ otherwise.")] = None,
+    jobs: Jobs = 1,
 ) -> None:
     """Run a recipe: every step whose output is not there yet, then the report. Run it again to resume."""
     from gptlife.pipelines import runner
 
     loaded, planned, opened = _plan(recipe, overrides, store)
-    raise typer.Exit(runner.run(loaded, planned, opened, until=until, fresh=fresh or [], report=report))
+    raise typer.Exit(runner.run(loaded, planned, opened, until=until, fresh=fresh or [], report=report, jobs=jobs))
 
 
 @app.command()
@@ -103,7 +104,7 @@ def sweep(
         list[str] | None, typer.Option(help=r"A column: evaluation.win_rates\[ppo,sft].rate (repeatable).")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of table and plot.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Steps at once; they share cores and accelerators.")] = 1,
+    jobs: Jobs = 1,
 ) -> None:
     """Run a recipe over a grid of values; one table and one plot. What combinations share is made once."""
     from gptlife.pipelines.store import Store

@@ -1,28 +1,21 @@
-"""Run a plan: for every step that is not done, write its stage.yaml and start `python -m gptlife.stages.X` on it.
+"""Run a plan: every step that is not done, in turn or several at once, then the report.
 
-The command is the one that a person types, with the recipe's launcher in front. What a stage reads, writes, resumes
-and locks is its own affair (stages/stage.py); the runner only starts, waits, passes signals on and keeps the report.
+A step is started as a person would start it (launch.py) and finds its own way from there; the runner waits, passes
+signals on and keeps the report.
 """
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from gptlife.data.config import UserError, suggest
-from gptlife.pipelines import processes
-from gptlife.pipelines.planner import Planned, address_now
-from gptlife.pipelines.recipe import Adopted, Recipe
+from gptlife.pipelines import launch, processes, schedule
+from gptlife.pipelines.planner import Planned
+from gptlife.pipelines.recipe import Recipe
 from gptlife.pipelines.store import Store
-from gptlife.stages import artifact, foreign
-
-_OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
-_NOT_FETCHED = [*_OTHER_WEIGHTS, *foreign.PICKLED]
 
 
 def run(
@@ -33,10 +26,12 @@ def run(
     until: str | None = None,
     fresh: Sequence[str] = (),
     report: Path | None = None,
+    jobs: int = 1,
 ) -> int:
     """Make everything in `planned` that is not there, or the step `until` and what it rests on; write the report.
 
-    `fresh` names steps whose outputs are removed first (`all`: every one); what lies downstream of them stays.
+    `fresh` names steps whose outputs are removed first (`all`: every one); what lies downstream of them stays. One step
+    at a time ends at the first that fails; with more `jobs` what doesn't rest on it is made all the same.
 
     Returns:
         The exit code: 0 done; 1 a stage failed; 2 a stage refused; 128 + n stopped by signal n.
@@ -46,69 +41,38 @@ def run(
     """
     wanted = up_to(planned, until)
     _remove_fresh(wanted, store, fresh)
-    look_for_launchers(wanted)
+    launch.look_for_launchers(wanted)
     same = store.record_run(recipe, planned)
     page = report or store.root / "reports" / f"{recipe.name}.html"
-    started: list[str] = []
+    missing = any(step.state != "done" for step in wanted)
     try:
-        for step in wanted:
-            if code := _make(step, store, started):
-                return code
-        return 0
+        return _in_turn(wanted, store) if jobs == 1 else _together(wanted, store, jobs)
     finally:
-        if started or not same or not page.is_file():
+        if missing or not same or not page.is_file():
             _write_report(planned, page, recipe.name)
         if page.is_file():
-            say("report", str(page))
+            launch.say("report", str(page))
 
 
-def _make(step: Planned, store: Store, started: list[str]) -> int:
-    """Bring one step to `done`; adds its name to `started` unless it was `done` before."""
-    if step.state != "done":
-        started.append(step.name)
-    words = begin(step, store)
-    if words is None:
-        return 0
-    code, stopped_by = processes.wait(words)
-    return _verdict(step, code, stopped_by)
+def _in_turn(wanted: list[Planned], store: Store) -> int:
+    for step in wanted:
+        if words := launch.begin(step, store):
+            code, stopped_by = processes.wait(words)
+            if verdict := _verdict(step, code, stopped_by):
+                return verdict
+    return 0
 
 
-def begin(step: Planned, store: Store, note: str = "") -> list[str] | None:
-    """Check a step that is done, fetch an adopted one, or give the command that makes it; says which on stdout.
-
-    `note` ends the line about a step that has a command.
-
-    Raises:
-        UserError: for a damaged output, data that changed since the plan was made, or a model that can't be fetched.
-    """
-    if step.state == "done":
-        if not step.external:
-            store.check(step.path, step.name)
-        say(step.name, f"done      {_place(step)}")
-        return None
-    if address_now(step, store.hash_file) != step.address:
-        raise UserError(f"{step.name}: its data changed since the plan was made; run the same command again")
-    if step.adopted is not None:
-        say(step.name, f"fetching  {step.adopted}")
-        fetch(step)
-        return None
-    say(step.name, f"{'resuming' if step.state == 'partial' else 'running '}  {step.address}{note}")
-    return command(step, store)
-
-
-def command(step: Planned, store: Store) -> list[str]:
-    """Write a step's stage.yaml into the store; the command line that runs it."""
-    assert step.config is not None
-    stage_file = {
-        "stage": step.stage.name,
-        "version": step.stage.version,
-        "inputs": {name: str(upstream.path) for name, upstream in step.inputs.items()},
-        "output": str(step.path),
-        **step.config.model_dump(mode="json"),
-    }
-    text = yaml.safe_dump(stage_file, sort_keys=False, allow_unicode=True)
-    path = store.write(f".work/{step.address}.stage.yaml", text)
-    return [*(step.launcher or (sys.executable,)), "-m", step.module, "--config", str(path)]
+def _together(wanted: list[Planned], store: Store, jobs: int) -> int:
+    launch.say("run", f"done: {sum(step.state == 'done' for step in wanted)} of {len(wanted)} steps")
+    outcome = schedule.run(wanted, store, jobs)
+    for step in wanted:
+        if step.address in outcome.failed:
+            _complain(step, f"{outcome.failed[step.address]}; run the same command again to resume")
+    if outcome.stopped_by is not None:
+        print("gptlife: stopped; run the same command again to resume", file=sys.stderr, flush=True)
+        return 128 + outcome.stopped_by
+    return 1 if outcome.failed else 0
 
 
 def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
@@ -121,70 +85,8 @@ def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
         return code
     if code == 0 and step.state == "done":
         return 0
-    _complain(step, f"{complaint(step, code)}; run the same command again to resume")
+    _complain(step, f"{launch.complaint(step, code)}; run the same command again to resume")
     return 1
-
-
-def complaint(step: Planned, code: int, messages: str = "above") -> str:
-    """Why a stage that ended with `code` made nothing; `messages` says where its own words are."""
-    if code == 0:
-        problem = f"ended without an output at {step.path}; check the launcher"
-    elif code == -signal.SIGKILL:
-        problem = "killed by SIGKILL (out of memory is the usual reason)"
-    elif code < 0:
-        problem = f"killed by {signal.Signals(-code).name}"
-    else:
-        problem = f"failed with exit code {code} (its messages are {messages})"
-    log = artifact.partial_of(step.path) / artifact.LOG
-    return f"{problem}; log: {log}" if log.is_file() else problem
-
-
-def fetch(step: Planned) -> None:
-    """Download an adopted hub model into the store, complete as any other output.
-
-    Raises:
-        UserError: when the hub does not give all of it.
-    """
-    assert step.adopted is not None
-    note = {"stage": step.name, "adopted": str(step.adopted)}
-    with artifact.locked(step.path):
-        if step.state == "done":  # by another process, between the plan and the lock
-            return
-        partial = artifact.begin(step.path, {**note, "identity": note})
-        try:
-            commit = _download(step.adopted, partial)
-        except Exception as error:  # of the hub, its cache, or whatever HTTP library it uses this year
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{step.name}: {step.adopted} can't be fetched ({reason}); check id, revision and network, "
-                "or adopt a local directory"
-            ) from None
-        shutil.rmtree(partial / ".cache", ignore_errors=True)
-        made = {"address": step.address, "hub_commit": commit, "inputs": {}, "versions": artifact.versions()}
-        artifact.commit(partial, step.path, {**note, **made})
-
-
-def _download(adopted: Adopted, partial: Path) -> str | None:
-    """Fetch a repository's files; the commit they are of.
-
-    Without a network `snapshot_download` returns what happens to lie in the directory, so the list of files and
-    their sizes is asked for first and compared afterwards.
-    """
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    assert adopted.hub is not None
-    info = huggingface_hub.HfApi().model_info(adopted.hub, revision=adopted.revision, files_metadata=True)
-    sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
-    if foreign.only_pickled(sizes):
-        raise OSError("its weights are pickles alone, which can run anything, and none is in safetensors")
-    huggingface_hub.snapshot_download(
-        adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_NOT_FETCHED
-    )
-    for name in filter_repo_objects(sizes, ignore_patterns=_NOT_FETCHED):
-        if not (partial / name).is_file() or (partial / name).stat().st_size != sizes[name]:
-            raise OSError(f"{name} did not arrive whole")
-    return info.sha
 
 
 def up_to(planned: list[Planned], until: str | None) -> list[Planned]:
@@ -219,17 +121,6 @@ def _remove_fresh(wanted: list[Planned], store: Store, fresh: Sequence[str]) -> 
             store.remove(step.path)
 
 
-def look_for_launchers(wanted: Sequence[Planned]) -> None:
-    """See that every launcher is a program, before anything is started.
-
-    Raises:
-        UserError: naming the first that is none.
-    """
-    for step in wanted:
-        if step.launcher and step.state != "done" and shutil.which(step.launcher[0]) is None:
-            raise UserError(f"{step.name}: launcher '{step.launcher[0]}' is no program here; mend `launcher`")
-
-
 def _write_report(planned: list[Planned], page: Path, name: str) -> None:
     """The page is a courtesy: when it can't be written, the run is as good as without."""
     try:
@@ -241,14 +132,5 @@ def _write_report(planned: list[Planned], page: Path, name: str) -> None:
         print(f"gptlife: no report ({type(error).__name__}: {error}); try again: gptlife report", file=sys.stderr)
 
 
-def _place(step: Planned) -> str:
-    return f"{step.address}  (adopted: {step.adopted})" if step.adopted else step.address
-
-
 def _complain(step: Planned, text: str) -> None:
     print(f"{step.name}: {text}", file=sys.stderr, flush=True)
-
-
-def say(name: str, text: str) -> None:
-    """One line on stdout about a step."""
-    print(f"{name:<13} {text}", flush=True)

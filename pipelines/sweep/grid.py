@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from gptlife.data.config import UserError, suggest
-from gptlife.pipelines import planner, recipe, runner
+from gptlife.pipelines import launch, planner, recipe, runner, schedule
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store
-from gptlife.pipelines.sweep import schedule
 from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.stages import artifact
 
@@ -145,8 +144,6 @@ def run(sweep: Sweep, store: Store, console: Console, *, metrics: Sequence[str],
         raise UserError(f"{folder}: can't be made ({error.strerror}); choose another place: --output DIR") from None
     steps = schedule.order([combination.plan for combination in sweep.combinations])
     _announce(sweep, steps, console)
-    if jobs > 1:
-        runner.say("output", f"of the stages: {store.root}/.work/<address>.out")
     outcome = schedule.run(steps, store, jobs, _notes(sweep))
     if outcome.stopped_by is not None:
         finished = sum(_state(combination, outcome) == "done" for combination in sweep.combinations)
@@ -185,7 +182,7 @@ def _announce(sweep: Sweep, steps: Sequence[Planned], console: Console) -> None:
     asked = sum(len(combination.plan) for combination in sweep.combinations)
     equal = f" (and {merged} with the plan of one of them)" if merged else ""
     shared = f"outputs: {len(steps)} ({asked} if nothing were shared)"
-    runner.say("sweep", f"combinations: {len(sweep.combinations)}{equal}, {shared}")
+    launch.say("sweep", f"combinations: {len(sweep.combinations)}{equal}, {shared}")
 
 
 def _notes(sweep: Sweep) -> dict[str, str]:
@@ -246,7 +243,7 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
     console.print(shown)
     console.print(Text(sweep_table.caption(table), style="dim"))
     _mention_absent(table, known)
-    runner.say("sweep", str(sweep_page.write(sweep, table, folder)))
+    launch.say("sweep", str(sweep_page.write(sweep, table, folder)))
 
 
 def _metrics_of(combination: Combination) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import time
 import traceback
 from pathlib import Path
 
+from gptlife.pipelines.launch import command
 from gptlife.pipelines.planner import Planned
-from gptlife.pipelines.runner import command
 from gptlife.pipelines.store import Store
 
 HEAVY = (

@@ -111,3 +111,25 @@ def refusal(chain: tuple[Any, ...], folder: Path) -> Callable[..., str]:
         return str(error.value)
 
     return message
+
+
+@pytest.fixture
+def attempts(folder: Path) -> Callable[[], dict[str, int]]:
+    """Address -> how often its stage was started, of all outputs and unfinished ones."""
+    return lambda: {
+        path.parent.name: len(path.read_text(encoding="utf-8").splitlines())
+        for path in folder.glob("store/*/attempts.txt")
+    }
+
+
+@pytest.fixture
+def launcher(folder: Path) -> Callable[[str], Path]:
+    """A launcher that runs some words of shell ($2 is the stage's module, $4 its stage.yaml) and then the stage."""
+
+    def write(words: str) -> Path:
+        path = folder / "launch"
+        path.write_text(f'#!/bin/sh\n{words}\nexec {sys.executable} "$@"\n', encoding="utf-8")
+        path.chmod(0o755)
+        return path
+
+    return write

@@ -125,9 +125,9 @@ def test_whatever_the_order_in_the_file_a_step_comes_after_what_it_reads(seed):
 
 
 def test_the_stage_file_of_a_branch_names_its_stage(planned, folder):
-    from gptlife.pipelines import runner
+    from gptlife.pipelines import launch
 
-    words = runner.command(planned(BRANCHES)["comparisons_2"], Store(folder / "store"))
+    words = launch.command(planned(BRANCHES)["comparisons_2"], Store(folder / "store"))
     written = yaml.safe_load(Path(words[-1]).read_text(encoding="utf-8"))
     assert written["stage"] == "comparisons"
     assert written["inputs"]["policy"].endswith(planned(BRANCHES)["sft_slow"].address)

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptlife.data.config import UserError, parse_yaml
+from gptlife.pipelines import schedule
 from gptlife.pipelines.sweep import grid as sweep
-from gptlife.pipelines.sweep import schedule
 from gptlife.stages import artifact
 
 RECIPE = "tokenizer: {data: corpus.txt}\npretrain: {}\nsft: {}\n"
@@ -39,22 +39,8 @@ def planned(chain, three):
     return lambda *arguments, until=None: sweep.plan("three.yaml", arguments, Store(Path("store")), chain, until)
 
 
-def attempts(folder: Path) -> dict[str, int]:
-    """Address -> how often its stage was started, of all outputs and unfinished ones."""
-    found = folder.glob("store/*/attempts.txt")
-    return {path.parent.name: len(path.read_text(encoding="utf-8").splitlines()) for path in found}
-
-
-def steps_of(folder: Path) -> list[str]:
-    return sorted(address.partition("-")[0] for address in attempts(folder))
-
-
-def launcher(folder: Path, words: str) -> Path:
-    """A launcher that runs `words` (shell; $4 is the stage.yaml) and then the stage."""
-    path = folder / "launch"
-    path.write_text(f'#!/bin/sh\n{words}\nexec {sys.executable} "$@"\n', encoding="utf-8")
-    path.chmod(0o755)
-    return path
+def steps_of(attempts) -> list[str]:
+    return sorted(address.partition("-")[0] for address in attempts())
 
 
 # Values
@@ -161,23 +147,23 @@ def test_shared_steps_come_first_and_inputs_before_what_reads_them():
         (["seed=1,2", "launcher=tourchrun"], "tokenizer: launcher 'tourchrun' is no program here; mend `launcher`"),
     ],
 )
-def test_what_is_wrong_is_one_line_before_anything_runs(gptlife, three, words, said):
+def test_what_is_wrong_is_one_line_before_anything_runs(gptlife, three, words, said, attempts):
     wrong = gptlife("sweep", "three.yaml", *words)
     assert wrong.code == 2
     (line,) = wrong.err.splitlines()
     assert line.startswith(f"gptlife: {said}") or f" {said}" in line
-    assert attempts(three) == {}
+    assert attempts() == {}
 
 
 # Running
 
 
-def test_what_is_shared_runs_once_and_the_table_has_the_numbers(gptlife, three):
+def test_what_is_shared_runs_once_and_the_table_has_the_numbers(gptlife, three, attempts):
     words = ("sweep", "three.yaml", "pretrain.learning_rate=0.1,0.4", "sft.seed=1,3", "-o", "out")
     ran = gptlife(*words, "--metric", "sft.score", "--metric", "pretrain.score.low", "--metric", "sft.attempts")
     assert (ran.code, ran.err) == (0, "")
-    assert steps_of(three) == ["pretrain"] * 2 + ["sft"] * 4 + ["tokenizer"]
-    assert set(attempts(three).values()) == {1}
+    assert steps_of(attempts) == ["pretrain"] * 2 + ["sft"] * 4 + ["tokenizer"]
+    assert set(attempts().values()) == {1}
     lines = [line.split() for line in ran.out.splitlines()]
     assert lines[1:4] == [
         ["tokenizer", "1", "4", "0", "0", "1"],
@@ -207,18 +193,16 @@ def test_what_is_shared_runs_once_and_the_table_has_the_numbers(gptlife, three):
 
     again = gptlife(*words, "--jobs", "2")
     assert (again.code, "running" in again.out) == (0, False)
-    assert set(attempts(three).values()) == {1}
+    assert set(attempts().values()) == {1}
     assert "score" in again.out  # the usual metric of a stage that nothing is known of
 
 
-def test_a_failed_combination_stops_no_other_and_is_told_at_the_end(gptlife, three):
-    breaks = launcher(
-        three, 'case $2 in *sft) ;; *) grep -q "learning_rate: 0.4" "$4" && echo broken && exit 3 ;; esac'
-    )
+def test_a_failed_combination_stops_no_other_and_is_told_at_the_end(gptlife, three, attempts, launcher):
+    breaks = launcher('case $2 in *sft) ;; *) grep -q "learning_rate: 0.4" "$4" && echo broken && exit 3 ;; esac')
     words = ("sweep", "three.yaml", "pretrain.learning_rate=0.4,0.1", "sft.seed=1,3", f"launcher={breaks}")
     ran = gptlife(*words, "-o", "out", "--jobs", "2", "--metric", "sft.score")
     assert ran.code == 1
-    assert steps_of(three) == ["pretrain", "sft", "sft", "tokenizer"]
+    assert steps_of(attempts) == ["pretrain", "sft", "sft", "tokenizer"]
     (failed,) = {line.split()[2] for line in ran.out.splitlines() if line.split()[1:2] == ["failed"]}
     words_of = three / "store" / ".work" / f"{failed}.out"
     assert words_of.read_text(encoding="utf-8") == "broken\n"
@@ -233,23 +217,23 @@ def test_a_failed_combination_stops_no_other_and_is_told_at_the_end(gptlife, thr
     page = (three / "out" / "sweep.html").read_text(encoding="utf-8")
     assert page.count('class="alarm"') == 2
 
-    launcher(three, "")
+    launcher("")
     mended = gptlife(*words, "-o", "out", "--metric", "sft.score")
     assert (mended.code, mended.err) == (0, "")
-    assert set(attempts(three).values()) == {1}
+    assert set(attempts().values()) == {1}
     assert 'class="alarm"' not in (three / "out" / "sweep.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("jobs", "set_by_user", "threads"), [("1", None, ""), ("2", None, "2"), ("8", None, "1"), ("2", "3", "3")]
 )
-def test_steps_at_once_share_the_cores(gptlife, three, monkeypatch, jobs, set_by_user, threads):
+def test_steps_at_once_share_the_cores(gptlife, three, monkeypatch, jobs, set_by_user, threads, launcher):
     """On four cores; a number that the user has set stays, and a step that is alone is left alone."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if set_by_user:
         monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
-    told = launcher(three, 'echo "threads <$OMP_NUM_THREADS>" >>threads.txt')
+    told = launcher('echo "threads <$OMP_NUM_THREADS>" >>threads.txt')
     assert gptlife("sweep", "three.yaml", "seed=1,2", "--jobs", jobs, f"launcher={told}").code == 0
     assert {*(three / "threads.txt").read_text(encoding="utf-8").splitlines()} == {f"threads <{threads}>"}
 
@@ -285,7 +269,7 @@ def test_a_damaged_output_concerns_only_those_who_need_it_and_a_misspelt_metric_
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
-def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number, jobs):
+def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number, jobs, attempts):
     (three / "act").write_text("sleep", encoding="utf-8")
     words = ("sweep", "three.yaml", "tokenizer.seed=1,2", "tokenizer.act=act", "--until", "tokenizer", "-o", "out")
     words = (*words, "--jobs", str(jobs))
@@ -317,14 +301,14 @@ def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number,
     resumed = gptlife(*words)
     assert (resumed.code, resumed.err) == (0, "")
     assert resumed.out.count("resuming") == jobs
-    assert sorted(attempts(three).values()) == sorted([2] * jobs + [1] * (2 - jobs))
+    assert sorted(attempts().values()) == sorted([2] * jobs + [1] * (2 - jobs))
     assert not list(three.glob("store/*.partial"))
     assert not list(three.rglob("*.tmp"))
 
 
 def test_help_and_planning_draw_nothing(chain, three):
     code = "import sys, toy_chain\nfrom gptlife.pipelines import cli\n"
-    code += "from gptlife.pipelines.sweep import grid, page, schedule\n"
+    code += "from gptlife.pipelines import schedule; from gptlife.pipelines.sweep import grid, page\n"
     code += "try: cli.app(['sweep', '--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

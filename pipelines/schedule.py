@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptlife.data.config import UserError
-from gptlife.pipelines import processes, runner
+from gptlife.pipelines import launch, processes
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store
 
@@ -59,7 +59,9 @@ def run(steps: Sequence[Planned], store: Store, jobs: int = 1, notes: Mapping[st
     Raises:
         UserError: for what is found before a stage starts and concerns all.
     """
-    runner.look_for_launchers(steps)
+    launch.look_for_launchers(steps)
+    if jobs > 1:
+        launch.say("output", f"of the stages: {store.root}/.work/<address>.out")
     outcome = Outcome()
     made: set[str] = set()
     waiting: list[Planned] = []
@@ -91,7 +93,7 @@ def _is_there(step: Planned, store: Store, outcome: Outcome) -> bool:
     """Check what is done and fetch what is adopted, outside the caught signals: a download may be interrupted."""
     try:
         if step.adopted is not None:
-            runner.begin(step, store)
+            launch.begin(step, store)
         else:
             store.check(step.path, step.name)
     except UserError as error:
@@ -112,7 +114,7 @@ def _start(
     step: Planned, store: Store, caught: processes.Caught, outcome: Outcome, note: str, jobs: int
 ) -> _Job | None:
     try:
-        words = runner.begin(step, store, f"  {note}" if note else "")
+        words = launch.begin(step, store, f"  {note}" if note else "")
     except UserError as error:
         outcome.failed[step.address] = str(error)
         return None
@@ -130,9 +132,9 @@ def _succeeded(job: _Job, outcome: Outcome, *, stopping: bool) -> bool:
     seconds = f"{time.monotonic() - job.started:.1f} s"
     if code == 0 and step.state == "done":
         if job.words:
-            runner.say(step.name, f"finished  {step.address}  {seconds}")
+            launch.say(step.name, f"finished  {step.address}  {seconds}")
         return True
-    runner.say(step.name, f"{'stopped ' if stopping else 'failed  '}  {step.address}  {seconds}")
+    launch.say(step.name, f"{'stopped ' if stopping else 'failed  '}  {step.address}  {seconds}")
     if not stopping:
         outcome.failed[step.address] = _why(job)
     return False
@@ -141,7 +143,7 @@ def _succeeded(job: _Job, outcome: Outcome, *, stopping: bool) -> bool:
 def _why(job: _Job) -> str:
     """One sentence; of a stage that refused (exit code 2) its own, where it can be read."""
     if job.child.returncode != 2:
-        return runner.complaint(job.step, job.child.returncode, f"in {job.words}" if job.words else "above")
+        return launch.complaint(job.step, job.child.returncode, f"in {job.words}" if job.words else "above")
     if job.words is None:
         return "refused (its message is above)"
     lines = job.words.read_text(encoding="utf-8", errors="replace").split("\n")
