@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 STAGES = {step.name: step.stage for step in LIFECYCLE}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_ONLY_RUN = ("--until", "--fresh", "--report")
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -78,8 +77,10 @@ def planned_instead(words: list[str]) -> list[str]:
     """`run ...` as the `plan ...` of the same recipe and overrides."""
     kept, rest = ["plan"], iter(words[1:])
     for word in rest:
-        if word in _ONLY_RUN:
+        if word in ("--until", "--fresh"):
             assert next(rest) in STAGES
+        elif word == "--jobs":
+            assert int(next(rest)) > 1
         else:
             kept.append(word)
     return kept
