@@ -48,7 +48,7 @@ def figure_one(found: Lives, path: Path) -> None:
 
 def over_optimisation_figure(found: Lives, path: Path) -> None:
     """Gold (full) and proxy (dashed) over d: best of n on the left, PPO in the middle and, with its guards, right."""
-    figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.6), sharey=False)
+    figure, panels = plt.subplots(1, 3, figsize=(10.5, 4.6), sharey=False)
     for name, colour in zip(CHOSEN_BY, (*COLOURS[2:], "#8c3b9a"), strict=True):
         seeds = [best_of_n(life, name) for life in found.values()]
         d = [point[0] for point in seeds[0].gold]
@@ -67,7 +67,7 @@ def over_optimisation_figure(found: Lives, path: Path) -> None:
     for panel, title in zip(panels, ("best of n", "PPO, β 0", "PPO, 1,200 rankings, guarded"), strict=True):
         panel.axhline(0, color="#b9bdc4", lw=0.8, ls=":")
         panel.set(xlabel="√KL, nats^½", title=title)
-        panel.legend(fontsize=7)
+        panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     panels[0].set_ylabel("gold score gained (full), proxy / 4 (dashed)")
     _save(figure, path)
 
@@ -89,7 +89,7 @@ def sweep_figure(found: Lives, path: Path) -> None:
             panel.set(xscale="log", ylabel=name)
             panel.set_xticks(x, [f"{value:g}" for value in values.values()])
             panel.minorticks_off()
-            panel.legend(fontsize=7)
+            panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14))
         panels[1, column].set_xlabel(symbol)
     _save(figure, path)
 
