@@ -103,8 +103,10 @@ def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkey
     assert not list(again["ppo"].step.path.glob("*.safetensors"))
     # Another life, by its seed or by a change of the recipe, is not taken for this one.
     (kept / "seed-5.tar.xz").write_bytes((kept / "seed-4.tar.xz").read_bytes())
-    with pytest.raises(RuntimeError, match="sweep smoke seed=5 --store"):
+    with pytest.raises(RuntimeError, match="run smoke seed=5 --store"):
         lives.lives("smoke", store, [4, 5], kept=kept)
+    with pytest.raises(RuntimeError, match="sweep smoke seed=5,6 --store"):
+        lives.lives("smoke", store, [4, 5, 6], kept=kept)
 
 
 def test_ranks_by_the_truth(benchmark: Any) -> None:
