@@ -34,7 +34,8 @@ def run(
     at a time ends at the first that fails; with more `jobs` what doesn't rest on it is made all the same.
 
     Returns:
-        The exit code: 0 done; 1 a stage failed; 2 a stage refused; 128 + n stopped by signal n.
+        The exit code: 0 done; 1 a stage failed; 2 a stage refused (1 where more jobs run);
+        128 + n stopped by signal n.
 
     Raises:
         UserError: for what is found before a stage starts.
@@ -65,7 +66,7 @@ def _in_turn(wanted: list[Planned], store: Store) -> int:
 
 def _together(wanted: list[Planned], store: Store, jobs: int) -> int:
     launch.say("run", f"done: {sum(step.state == 'done' for step in wanted)} of {len(wanted)} steps")
-    outcome = schedule.run(wanted, store, jobs)
+    outcome = schedule.run(schedule.order([wanted]), store, jobs)
     for step in wanted:
         if step.address in outcome.failed:
             _complain(step, f"{outcome.failed[step.address]}; run the same command again to resume")

@@ -33,6 +33,13 @@ def test_branches_run_at_the_same_time_and_are_made_once(gptlife, branched, atte
     assert (again.code, "done: 4 of 4 steps\n" in again.out, "running" in again.out) == (0, True, False)
 
 
+def test_steps_with_the_same_address_are_made_once(gptlife, folder, attempts):
+    (folder / "same.yaml").write_text(BRANCHED.replace(", seed: 9", ""), encoding="utf-8")
+    ran = gptlife("run", "same.yaml", "--jobs", "2")
+    assert (ran.code, ran.err) == (0, "")
+    assert sorted(attempts().values()) == [1, 1, 1]
+
+
 @pytest.mark.parametrize(("jobs", "made"), [("1", 2), ("2", 3)])
 def test_more_jobs_make_what_does_not_rest_on_the_step_that_failed(gptlife, branched, attempts, launcher, jobs, made):
     breaks = launcher('case $2 in *sft) grep -q "seed: 9" "$4" || { echo broken; exit 3; } ;; esac')
