@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlife.data.config import UserError
+from gptlife.stages import artifact
 
 Messages = list[dict[str, str]]
 
@@ -85,10 +86,12 @@ def load(path: Path) -> Speaker:
     """The language model in a directory, on the best device there is.
 
     Raises:
-        UserError: when there is no language model in it.
+        UserError: when there is no language model in it, or one that is damaged.
     """
     if not is_language_model(path):
         raise UserError(f"{path}: no language model to talk to; give an output of pretrain, sft or ppo")
+    if artifact.is_complete(path):
+        artifact.verify(path)
     from transformers import AutoModelForCausalLM
 
     from gptlife.stages.models import best_device, load_tokenizer, read_weights

@@ -156,6 +156,7 @@ def show(target: Target, store: StoreDir = HERE) -> None:
     path = opened.find(target)
     if not artifact.is_complete(path):
         raise UserError(f"{path}: no finished output of gptlife (it has no {artifact.MANIFEST}); try another directory")
+    artifact.verify(path, (artifact.METRICS, artifact.STAGE_FILE))
     manifest = artifact.read_json(path / artifact.MANIFEST)
     out = console()
     out.print(f"[bold]{manifest['address']}[/bold]  {path}", soft_wrap=True)

@@ -137,13 +137,19 @@ def commit(partial: Path, output: Path, manifest: Mapping[str, Any]) -> None:
     files = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sums(partial, names).items()}
     whole = {**manifest, "files": files}
     write_json(partial / MANIFEST, {**whole, "sum": _sum_of(whole)})
+    for folder in {(partial / name).parent for name in (MANIFEST, *names)}:
+        sync_directory(folder)
     os.rename(partial, output)
     sync_directory(output.parent)
     forget_checkpoints(output)
 
 
-def verify(output: Path) -> None:
+def verify(output: Path, names: Sequence[str] | None = None) -> None:
     """See that a finished output is what its manifest says, byte for byte (about a second a gigabyte).
+
+    Args:
+        output: the output's directory.
+        names: the files to look at, of those that the manifest lists; None: all.
 
     Raises:
         UserError: naming the first file that is damaged.
@@ -152,8 +158,9 @@ def verify(output: Path) -> None:
     act = "make it again (gptlife run ... --fresh STEP)"
     if "sum" in manifest and manifest["sum"] != _sum_of(manifest):
         raise UserError(f"{output / MANIFEST}: damaged (another sum than its own); {act}")
-    found = sums(output, manifest.get("files") or {})
-    for name, entry in (manifest.get("files") or {}).items():
+    listed = {name: entry for name, entry in (manifest.get("files") or {}).items() if names is None or name in names}
+    found = sums(output, listed)
+    for name, entry in listed.items():
         if name not in found:
             raise UserError(f"{output / name}: missing, though the manifest lists it; {act}")
         if found[name] != [entry["bytes"], entry["sha256"]]:

@@ -79,14 +79,14 @@ def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **mo
     """Sample, score, choose; metrics: for every reward model the curve over n, and its fits."""
     from gptlife.data.formats import prompts
     from gptlife.reward.judges import load_judge
-    from gptlife.stages.training import accelerator_of
+    from gptlife.stages.training import accelerator_for
 
     started = time.monotonic()
     by_model = config.judge is not None and config.judge.reward_model
     if by_model and GOLD not in more:
         raise UserError("best_of_n.judge: reward_model needs the input `gold`; give it, or name another judge")
     judge = load_judge(config.judge, "best_of_n.judge") if config.judge is not None and not by_model else None
-    accelerator = accelerator_of(config.device, config.seed)
+    accelerator = accelerator_for(config, output)
     rows = _sample_all(config, accelerator, prompts(config.prompts, config.seed), policy, output)
     metrics: Metrics = {}
     if accelerator.is_main_process:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -110,14 +110,6 @@ class Checkpoints:
                 print(f"{error}; an older one is taken", file=sys.stderr, flush=True)
                 _move_away(path)
                 continue
-            before, now = state.pop("processes"), self.accelerator.num_processes
-            if before != now:
-                print(
-                    f"{path}: made by {before} processes, resumed by {now}: the same rows and answers, but sums are "
-                    "rounded otherwise, and dropout is drawn anew; the weights will not be those of either number",
-                    file=sys.stderr,
-                    flush=True,
-                )
             return path, state
         if kept:
             print(f"{self.folder}: no good checkpoint is left; begins at the first step", file=sys.stderr, flush=True)
@@ -224,7 +216,6 @@ class Checkpoints:
             {
                 "step": step,
                 **state,
-                "processes": self.accelerator.num_processes,
                 "owner": self._owner(),
                 "log": _beginning(log, None),
                 "files": sums(folder, [str(path.relative_to(folder)) for path in files]),
@@ -259,10 +250,10 @@ class Checkpoints:
         return ""
 
 
-def kept_by_all(accelerator: Accelerator, path: Path) -> Any:
+def kept_by_all(state: Accelerator | PartialState, path: Path) -> Any:
     """`artifact.kept_piece`, read by the first process for all."""
-    found = [kept_piece(path) if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
+    found = [kept_piece(path) if state.is_main_process else None]
+    if state.num_processes > 1:
         broadcast_object_list(found)
     return found[0]
 

@@ -64,7 +64,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     from gptlife.stages import models
     from gptlife.stages.journal import Journal
     from gptlife.stages.sft import split
-    from gptlife.stages.training import accelerator_of
+    from gptlife.stages.training import accelerator_for
 
     started = time.monotonic()
     if not 2 <= config.answers_min <= config.answers_max:
@@ -72,7 +72,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
             f"comparisons.answers_min: {config.answers_min} to {config.answers_max} answers is no range; "
             "give at least 2, and answers_max no smaller"
         )
-    accelerator = accelerator_of(config.device, config.seed)
+    accelerator = accelerator_for(config, output)
     found = prompts(config.prompts, config.seed)
     if isinstance(config.validation, float):
         found, held_out = split(found, config.validation, "comparisons.validation")

@@ -92,9 +92,11 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
     from gptlife.reward.reading import SelectedLogits
     from gptlife.stages import dpo_loop, dpo_trainer, models
     from gptlife.stages.hardware import peak_gpu_memory_mb
+    from gptlife.stages.machines import go_on_as_begun
     from gptlife.stages.training import epochs
 
     settings = dpo_trainer.settings_of(config, output)
+    go_on_as_begun(config, output)
     tokenizer, model = models.load_tokenizer(policy), models.load_causal(policy)
     limit = models.limit_of(config.max_length, model, "dpo.max_length")
     found, held_aside = train_and_held_out(config, [comparisons] if comparisons else [], "dpo")

@@ -77,11 +77,11 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
     from gptlife.stages import comparing
     from gptlife.stages.answerers import MAIN, ask_all
     from gptlife.stages.judging import Judging
-    from gptlife.stages.training import accelerator_of
+    from gptlife.stages.training import accelerator_for
 
     started = time.monotonic()
     _check(config, answering, reward)
-    accelerator = accelerator_of(config.device, config.seed)
+    accelerator = accelerator_for(config, output)
     if accelerator.num_processes > 1:
         raise UserError("evaluation.launcher: runs in one process; leave the launcher out for this stage")
     sets = {

@@ -39,7 +39,7 @@ class Journal:
         main: bool = True,
     ) -> None:
         self.main, self.name, self.total, self.done = main, name, total, start
-        self.started = time.time()
+        self.started = time.monotonic()
         if not main:
             return
         self.last: tuple[int, dict[str, Any]] | None = None
@@ -59,7 +59,7 @@ class Journal:
         )
         self.task = self.progress.add_task(name, total=total, completed=start, status="")
         self.progress.start()
-        self.spoken = 0.0
+        self.spoken = -math.inf
 
     def log(self, step: int, metrics: dict[str, Any], status: str = "") -> None:
         """One step's metrics; `None` and numbers that aren't finite are left out. `status` is shown behind the bar."""
@@ -72,8 +72,8 @@ class Journal:
         for tracker in self.trackers:
             tracker.log(step, {key: value for key, value in metrics.items() if isinstance(value, (int, float))})
         self.progress.update(self.task, completed=step, status=status)
-        if self.progress.disable and (time.time() - self.spoken > 10 or step == self.total):
-            self.spoken = time.time()
+        if self.progress.disable and (time.monotonic() - self.spoken > 10 or step == self.total):
+            self.spoken = time.monotonic()
             seconds = self.spoken - self.started
             print(f"{self.name} {step}/{self.total} [{seconds:.0f} s] {status}", file=sys.stderr, flush=True)
 

@@ -128,7 +128,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
 
     config, name = algorithm.config, algorithm.name
     _check(algorithm, reward)
-    accelerator = accelerator_for(config)
+    accelerator = accelerator_for(config, output)
     players = Players(algorithm, accelerator, output, policy, reward)
     steps = Steps(algorithm, accelerator, players, prompts(config.prompts, config.seed), output)
     state = players.checkpoints.restore() or {"step": 0, "kl_coef": config.kl_coef, "tokens": 0, "seconds": 0.0}

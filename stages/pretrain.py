@@ -67,7 +67,7 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     from gptlife.stages.loop import fit
     from gptlife.stages.training import accelerator_for
 
-    accelerator = accelerator_for(config)
+    accelerator = accelerator_for(config, output)
     vocabulary = models.load_tokenizer(tokenizer)
     stream, _ = token_stream(config.data, "pretrain.data", vocabulary, output, accelerator, config.seed)
     held_out, held_out_bytes = token_stream(config.validation, "pretrain.validation", vocabulary, output, accelerator)

@@ -105,7 +105,7 @@ def run(
     from gptlife.stages.reward_metrics import gold_judge, held_out_metrics, member_scores
     from gptlife.stages.training import accelerator_for
 
-    accelerator = accelerator_for(config)
+    accelerator = accelerator_for(config, output)
     gold = gold_judge(config.gold)
     given = _given(config, base, [path for path in (comparisons, *further.values()) if path is not None])
     folders = [member_path(output, number) for number in range(config.members)]

@@ -82,7 +82,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
 
     if config.packing and config.pretraining is not None:
         raise UserError("sft.packing: true can't go with `pretraining`; set packing: false, or leave pretraining out")
-    accelerator = accelerator_for(config)
+    accelerator = accelerator_for(config, output)
     tokenizer = models.load_tokenizer(base)
     model = models.load_causal(base, resid_pdrop=config.residual_dropout)
     limit = models.limit_of(config.max_length, model, "sft.max_length")

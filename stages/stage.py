@@ -199,8 +199,9 @@ class Stage:
 
     def _work(self, config: StageConfig, inputs: dict[str, Path], output: Path) -> None:
         partial = artifact.begin(output, self._stage_file(config, inputs, output))
-        started, identity = time.time(), self.identity(config)
+        started, begun, identity = time.time(), time.monotonic(), self.identity(config)
         metrics = self._run(config, partial, inputs)
+        metrics.setdefault("seconds", round(time.monotonic() - begun, 2))
         # Looked at again, since this may have taken days: an address tells what an output was made from.
         if changed := artifact.changes(identity, self.identity(config)):
             raise UserError(
@@ -227,12 +228,12 @@ class Stage:
             "host": platform.node(),
             "platform": platform.platform(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": metrics.get("seconds", round(time.time() - started, 2)),
+            "seconds": metrics["seconds"],
             "cost": {name: metrics[name] for name in COST if name in metrics},
             "tokens": metrics.get("tokens"),
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
-            **_device_of(config),
+            **_device_of(config, artifact.partial_of(output)),
         }
 
     def takes(self, name: str) -> bool:
@@ -263,14 +264,17 @@ def _out_of_memory(error: Exception) -> bool:
     return known or "can't allocate memory" in str(error)
 
 
-def _device_of(config: StageConfig) -> dict[str, Any]:
-    """What the stage worked on; one that never needed torch worked on the CPU."""
+def _device_of(config: StageConfig, partial: Path) -> dict[str, Any]:
+    """What the stage worked on last, and all of it where it was several; one that never needed torch, on the CPU."""
     if "torch" not in sys.modules:
         return {"device": "cpu", "same_bits": True}
     from gptlife.stages.hardware import described
+    from gptlife.stages.machines import worked_on
     from gptlife.stages.models import best_device
 
-    return described(best_device(config.device), config.deterministic)
+    machines = worked_on(partial)
+    several = {"machines": machines} if len(machines) > 1 else {}
+    return {**described(best_device(config.device), config.deterministic), **several}
 
 
 def rank() -> int:

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from gptlife.stages.machines import go_on_as_begun
 from gptlife.stages.models import best_device
+from gptlife.stages.stage import StageConfig
 from gptlife.stages.training_config import TrainingConfig
 
 
@@ -100,21 +103,17 @@ def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: f
     return Schedule(n_examples, sizes, rates, config.seed)
 
 
-def accelerator_for(config: TrainingConfig) -> Accelerator:
-    """The accelerator of a training stage."""
-    return accelerator_of(config.device, config.seed, config.precision)
-
-
-def accelerator_of(wanted: str | None, seed: int, precision: str = "fp32") -> Accelerator:
-    """The accelerator of this process, on the wanted device and precision; seeds everything."""
+def accelerator_for(config: StageConfig, output: Path) -> Accelerator:
+    """The accelerator of this process in a stage that works on `output`; seeds everything."""
     # Tied weights are stored once; accelerate would say so at every checkpoint.
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    device = best_device(wanted)
+    device, precision = best_device(config.device), getattr(config, "precision", "fp32")
     mixed = {"auto": "no", "fp32": "no"}.get(precision, precision)
     if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
         mixed = "bf16"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
-    set_seed(seed)
+    set_seed(config.seed)
+    go_on_as_begun(config, output)
     return accelerator
 
 

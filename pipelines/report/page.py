@@ -92,6 +92,7 @@ def _page(records: Sequence[Record], name: str) -> str:
             named=findings_overoptimisation.reward_of,
             machines=sorted({_machine(record.manifest) for record in records} - {""}),
             costs=_costs(stages),
+            moved=[record.name for record in records if len(record.manifest.get("machines", [])) > 1],
             inexact=[record.name for record in records if record.manifest.get("same_bits") is False],
             total_seconds=_sum(records, "seconds"),
             total_tokens=_sum(records, "tokens"),

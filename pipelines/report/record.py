@@ -95,8 +95,14 @@ def read(step: Planned) -> Record:
             return {}
 
     manifest = table(artifact.MANIFEST)
-    metrics = artifact.measured(table(artifact.METRICS), manifest)
-    return Record(step, state, metrics, manifest, _log_of(folder), _config_of(step, folder), tuple(problems))
+    metrics, log = artifact.measured(table(artifact.METRICS), manifest), _log_of(folder)
+    try:
+        if manifest:
+            artifact.verify(folder, (artifact.METRICS, artifact.LOG))
+    except UserError as error:
+        metrics, log = {}, []
+        problems.append(str(error))
+    return Record(step, state, metrics, manifest, log, _config_of(step, folder), tuple(dict.fromkeys(problems)))
 
 
 def _log_of(folder: Path) -> list[Table]:

@@ -247,13 +247,18 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
 
 
 def _metrics_of(combination: Combination) -> dict[str, Any]:
-    """Step name -> the numbers of every step that is finished and has some."""
-    read = artifact.read_json
-    return {
-        step.name: artifact.measured(read(step.path / artifact.METRICS), read(step.path / artifact.MANIFEST))
-        for step in combination.plan
-        if (step.path / artifact.METRICS).is_file() and artifact.is_complete(step.path)
-    }
+    """Step name -> the numbers of every step that is finished and has some; damaged ones are said, and left out."""
+    read, found = artifact.read_json, {}
+    for step in combination.plan:
+        if (step.path / artifact.METRICS).is_file() and artifact.is_complete(step.path):
+            try:
+                artifact.verify(step.path, (artifact.METRICS,))
+                numbers, manifest = read(step.path / artifact.METRICS), read(step.path / artifact.MANIFEST)
+            except UserError as error:
+                print(f"sweep: {error}", file=sys.stderr)
+            else:
+                found[step.name] = artifact.measured(numbers, manifest)
+    return found
 
 
 def _usual(sweep: Sweep, known: Sequence[dict[str, Any]]) -> list[str]:

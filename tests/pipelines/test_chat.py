@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from gptlife.data.config import UserError
 from gptlife.pipelines import chat
 from gptlife.pipelines.chat import Sampling
+from gptlife.stages import artifact
 
 CONTEXT = 48
 
@@ -186,6 +188,17 @@ def test_what_does_not_speak_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nonesuch"}', encoding="utf-8")
     with pytest.raises(UserError, match="no model can be loaded"):
         chat.load(tmp_path)
+
+
+def test_a_damaged_model_is_not_spoken_to(model_dir, tmp_path):
+    shutil.copytree(model_dir, artifact.begin(tmp_path / "out", {}), dirs_exist_ok=True)
+    artifact.commit(tmp_path / "out.partial", tmp_path / "out", {})
+    chat.load(tmp_path / "out")
+    weights = bytearray((tmp_path / "out" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "out" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
+        chat.load(tmp_path / "out")
 
 
 def test_the_chat_command_reads_lines(gptlife, model_dir, monkeypatch):

@@ -67,6 +67,11 @@ def test_show_tells_how_an_output_was_made(gptlife, addresses, folder):
     assert ["data[0].path", "corpus.txt"] in [line.split() for line in config.splitlines()]
     assert gptlife("show", "toy").out == shown.out  # the last step of its last run that is finished
     assert gptlife("show", "toy:pretrain").out.startswith(planned["pretrain"])
+    numbers = folder / "store" / planned["sft"] / "metrics.json"
+    numbers.write_text(numbers.read_text("utf-8").replace("1.5", "1.4"), encoding="utf-8")
+    damaged = gptlife("show", planned["sft"])
+    assert (damaged.code, damaged.out) == (2, "")
+    assert damaged.err.startswith(f"gptlife: {numbers}: damaged (not the bytes that its manifest lists)")
 
 
 def test_show_of_what_is_no_output_is_one_line(gptlife, folder):

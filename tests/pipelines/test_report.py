@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -72,7 +73,7 @@ class Life:
 
     def done(self, name: str, metrics: Any, log: Any = (), **manifest: Any) -> None:
         folder = self.steps[name].path
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "manifest.json").write_text(json.dumps({"versions": {"torch": "9.8.7"}, **manifest}))
         (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
@@ -86,6 +87,13 @@ class Life:
     def page(self, names: tuple[str, ...] = NAMES, name: str = "toy") -> str:
         planned = [self.steps[step] for step in names]
         return report.write(planned, self.root / "reports" / "page.html", name).read_text(encoding="utf-8")
+
+
+def artifact_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a manifest says of a folder's numbers."""
+    paths = [folder / name for name in ("metrics.json", "log.jsonl")]
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": digests[path.name]} for path in paths}
 
 
 class Reader(HTMLParser):
@@ -235,6 +243,18 @@ def test_a_life_that_stopped_half_way(half, monkeypatch):
     ):
         assert section in text
     assert "The stage ppo is not started; gptlife run toy makes this." in text
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "log.jsonl"])
+def test_numbers_that_are_not_the_manifests_are_not_shown(half, name):
+    folder, log = half.steps["sft"].path, [{"step": 1, "loss": 1.5}]
+    half.done("sft", {"validation_loss": 1.125}, log)
+    half.done("sft", {"validation_loss": 1.125}, log, files=artifact_files(folder))
+    assert "1.125" in Reader(half.page()).text
+    (folder / name).write_text((folder / name).read_text().replace("5}", "6}"))
+    text = Reader(half.page()).text
+    assert "1.125" not in text
+    assert f"{name}: damaged (not the bytes that its manifest lists); make it again" in text
 
 
 def test_cost_and_lineage(half):
@@ -487,6 +507,13 @@ def test_a_device_that_gives_other_bits_is_told(half):
     assert "The same run may end with other bits on the device of ppo: a GPU adds in no fixed order" in text
     assert "device cuda (A Big One), 8 threads" in text
     assert "device cpu, 2 threads" in text
+
+
+def test_a_step_that_was_begun_elsewhere_is_told(half):
+    half.done("evaluation", evaluation())
+    assert "Begun on one machine" not in Reader(half.page()).text
+    half.done("ppo", {}, machines=[{"threads": 2}, {"threads": 1}])
+    assert "size of a micro-batch) and finished on another: ppo. Its rows" in Reader(half.page()).text
 
 
 def test_what_models_and_data_say_is_escaped(half):

@@ -268,6 +268,33 @@ def test_a_damaged_output_concerns_only_those_who_need_it_and_a_misspelt_metric_
     assert "combinations without it: 1 of 2" in ran.err
 
 
+def test_damaged_numbers_are_said_and_not_shown(gptlife, three):
+    words = (
+        "sweep",
+        "three.yaml",
+        "tokenizer.learning_rate=0.1,0.4",
+        "--until",
+        "tokenizer",
+        "--metric",
+        "tokenizer.score",
+    )
+
+    def measured() -> int:
+        found = json.loads((three / "out" / "sweep.json").read_text(encoding="utf-8"))
+        return sum(each["metrics"]["tokenizer.score"] is not None for each in found["combinations"])
+
+    assert gptlife(*words, "-o", "out").code == 0
+    assert measured() == 2
+    numbers = sorted(three.glob("store/tokenizer-*/metrics.json"))[0]
+    digits = bytearray(numbers.read_bytes())
+    at = next(place for place, byte in enumerate(digits) if chr(byte).isdigit())
+    digits[at] = ord("1") if digits[at] != ord("1") else ord("2")
+    numbers.write_bytes(digits)
+    ran = gptlife(*words, "-o", "out")
+    assert f"sweep: {numbers}: damaged (not the bytes that its manifest lists)" in ran.err
+    assert measured() == 1
+
+
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number, jobs, attempts):
     (three / "act").write_text("sleep", encoding="utf-8")

@@ -74,8 +74,8 @@ def steps_of(tiny: Any) -> Callable[..., Any]:
 
     def build(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
         config = decode(kind, {"device": "cpu", "track": [], **fields}, "online")
-        accelerator = accelerator_for(config)
         output.mkdir()
+        accelerator = accelerator_for(config, output)
         players = Players(algorithm(config), accelerator, output, tiny.sft, tiny.reward_model)
         return players, Steps(algorithm(config), accelerator, players, prompts(config.prompts, 0), output)
 

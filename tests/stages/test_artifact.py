@@ -81,6 +81,7 @@ def test_a_finished_output_is_verified_to_the_byte(tmp_path: Path) -> None:
         UserError, match=r"weights\.bin: damaged \(not the bytes that its manifest lists\); make it again"
     ):
         artifact.verify(output)
+    artifact.verify(output, ["metrics.json", "no such file"])
     weights.unlink()
     with pytest.raises(UserError, match=r"weights\.bin: missing, though the manifest lists it"):
         artifact.verify(output)

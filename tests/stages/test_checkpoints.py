@@ -178,13 +178,6 @@ def test_it_belongs_to_what_the_output_is_to_become(tmp_path: Path, capsys: Any)
     assert capsys.readouterr().err.count("belongs to another config, or to other inputs") == 3
 
 
-def test_other_numbers_of_processes_are_told(tmp_path: Path, capsys: Any) -> None:
-    three(tmp_path)
-    edit_state(tmp_path / "checkpoints" / "step-00000003", processes=4)
-    assert Run(tmp_path).checkpoints.restore() == {"step": 3, "tokens": 30}
-    assert "made by 4 processes, resumed by 1: the same rows and answers" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "error",
     [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc:664]\nmore")],

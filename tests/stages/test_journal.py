@@ -23,6 +23,18 @@ def test_a_line_a_step(tmp_path: Path, capsys: Any) -> None:
     assert "toy 2/2" in capsys.readouterr().err
 
 
+def test_a_clock_set_back_silences_nothing(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    day, steady = [1e9], [100.0]
+    monkeypatch.setattr("time.time", lambda: day[0])
+    monkeypatch.setattr("time.monotonic", lambda: steady[0])
+    with Journal(tmp_path, "toy", 9) as journal:
+        journal.log(1, {"loss": 2.5})
+        day[0], steady[0] = 0.0, 120.0
+        journal.log(2, {"loss": 2.5})
+    said = [line.split(" [")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["toy 1/9", "toy 2/9"]
+
+
 def test_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     with Journal(tmp_path, "toy", 9) as journal:
         for step in range(1, 6):
