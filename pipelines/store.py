@@ -79,11 +79,9 @@ class Store:
             UserError: when the store can't be written.
         """
         path = self.root / name
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
+            artifact.write_text(path, text)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); choose another place: --store DIR") from None
         return path
@@ -133,16 +131,29 @@ class Store:
         Returns:
             Whether its last run had the same ones.
         """
-        before = self.last_run(recipe.name)
+        try:
+            before = self.last_run(recipe.name)
+        except UserError:  # damaged, and written anew now
+            before = None
         steps = {step.name: {"address": step.address, "path": str(step.path)} for step in planned}
         run = {"recipe": recipe.source, "overrides": list(recipe.overrides), "steps": steps}
         self.write(f"runs/{recipe.name}.json", json.dumps(run, indent=1))
         return before is not None and before["steps"] == steps
 
     def last_run(self, name: str) -> dict[str, Any] | None:
-        """What `record_run` remembered for a recipe's name, or None."""
+        """What `record_run` remembered for a recipe's name, or None.
+
+        Raises:
+            UserError: when its file is damaged.
+        """
         path = self.root / "runs" / f"{name}.json"
-        return artifact.read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {key: found[key] for key in ("recipe", "overrides", "steps")}
+        except (ValueError, LookupError, TypeError):
+            raise UserError(f"{path}: damaged; gptlife run {name} writes it anew") from None
 
     def find(self, target: str, suits: Callable[[Path], bool] = artifact.is_complete) -> Path:
         """The output meant by an address, a directory, `recipe` (its last step that `suits`) or `recipe:step`.

@@ -92,9 +92,13 @@ def refuse_another(place: Path, stage_file: Mapping[str, Any], how: str) -> None
     Where inputs lie, and how the work is spread, may change between runs of one address.
 
     Raises:
-        UserError: naming the first fields that differ; `how` is the verb ("begun with", "made with").
+        UserError: naming the first fields that differ (`how` is the verb: "begun with", "made with"), or when what
+            `place` says is damaged.
     """
-    before = read_yaml(place / STAGE_FILE)
+    try:
+        before = read_yaml(place / STAGE_FILE)
+    except UserError:
+        raise UserError(f"{place / STAGE_FILE}: damaged; remove {place}, and run again") from None
     changed = changes(before.get("identity"), stage_file.get("identity"))
     what = "another config"
     # A fetched model records no inputs.

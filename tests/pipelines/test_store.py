@@ -149,16 +149,32 @@ def ran(tmp_path):
     store = Store(tmp_path / "store")
     for address in ("pretrain-1", "sft-1"):
         finished(store, address, model="x")
+    assert remember(store) is False
+    assert remember(store) is True
+    assert remember(store, 2) is False
+    assert remember(store) is False
+    return store
+
+
+def remember(store: Store, n_steps: int = 3) -> bool:
     planned = [
         SimpleNamespace(name=name, address=f"{name}-1", path=store.path(f"{name}-1"))
         for name in ("pretrain", "sft", "ppo")
     ]
     recipe = SimpleNamespace(name="life", source="my/life.yaml", overrides=("seed=3",))
-    assert store.record_run(recipe, planned) is False
-    assert store.record_run(recipe, planned) is True
-    assert store.record_run(recipe, planned[:2]) is False
-    assert store.record_run(recipe, planned) is False
-    return store
+    return store.record_run(recipe, planned[:n_steps])
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"recipe": "my/li', b"[1]", b'{"steps": {}}', b"\xff"])
+def test_a_damaged_memory_of_a_run_is_told_and_written_anew(ran, damage):
+    kept = ran.root / "runs" / "life.json"
+    whole = kept.read_bytes()
+    kept.write_bytes(damage)
+    with pytest.raises(UserError) as error:
+        ran.find("life")
+    assert str(error.value) == f"{kept}: damaged; gptlife run life writes it anew"
+    assert remember(ran) is False
+    assert kept.read_bytes() == whole
 
 
 def test_an_output_is_found_by_address_recipe_step_or_directory(ran, tmp_path, monkeypatch):

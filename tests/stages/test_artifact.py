@@ -140,6 +140,15 @@ def test_begin_names_the_first_fields_that_differ(tmp_path: Path) -> None:
     assert refusal(input_addresses={"base": "z"}) == f"other inputs (differs in: inputs.base, inputs.more); {act}"
 
 
+@pytest.mark.parametrize("damage", ["", "identity: {a", "5", "\x00"])
+def test_begin_where_it_can_no_longer_be_told_what_was_begun(tmp_path: Path, damage: str) -> None:
+    partial = artifact.begin(tmp_path / "out", {"identity": {"a": 1}})
+    (partial / "stage.yaml").write_text(damage, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        artifact.begin(tmp_path / "out", {"identity": {"a": 1}})
+    assert str(error.value) == f"{partial}/stage.yaml: damaged; remove {partial}, and run again"
+
+
 def test_a_text_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     artifact.write_json(path, {"a": 1})
