@@ -38,7 +38,8 @@ Lives = dict[int, Life]
 
 
 _KEPT = ("metrics.json", "log.jsonl")
-_OF_A_MACHINE = ("host", "platform", "inputs")
+_LEFT_OUT = ("host", "platform", "inputs", "sum")
+"""Of a manifest: what only says on which machine it was made, and its own sum, which is then another."""
 
 
 def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1, kept: Path | None = None) -> Lives:
@@ -72,7 +73,7 @@ def planned(recipe: str, seed: int, store: Path) -> list[Planned]:
 
 
 def _keep(steps: Sequence[Planned], archive: Path) -> None:
-    """Write the small files of every step, and its manifest without what only says on which machine it was made."""
+    """Write the small files of every step, and its manifest without `_LEFT_OUT`."""
 
     def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
@@ -82,7 +83,7 @@ def _keep(steps: Sequence[Planned], archive: Path) -> None:
     with tarfile.open(archive, "w:xz") as file:
         for path, stage in sorted({(step.path, step.stage.name) for step in steps}):
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            text = json.dumps({key: value for key, value in manifest.items() if key not in _OF_A_MACHINE}).encode()
+            text = json.dumps({key: value for key, value in manifest.items() if key not in _LEFT_OUT}).encode()
             entry = tarfile.TarInfo(f"{path.name}/{MANIFEST}")
             entry.size = len(text)
             file.addfile(entry, io.BytesIO(text))

@@ -47,11 +47,15 @@ from gptlife.stages.artifact import (
 STATE = "state"
 FURTHER = "further.safetensors"
 DAMAGED = ".damaged"
+_EVERY = 60.0
+_TIMES = 50.0
+"""By default a checkpoint waits until its last one's time is at most a fiftieth: 2 % of the whole, at any size."""
 
 
 class Checkpoints:
     """The checkpoints of one stage's partial output; saved every `every` seconds, the newest `keep` kept.
 
+    Where `every` is None, they are saved every minute, or seldomer, so that they take at most 2 % of the time.
     `further` are tensors that are saved and brought back in place besides what accelerate prepared; `files` lie in the
     output and go with every checkpoint (as links), as they were when it was saved.
     """
@@ -60,7 +64,7 @@ class Checkpoints:
         self,
         output: Path,
         accelerator: Accelerator,
-        every: float,
+        every: float | None,
         keep: int = 2,
         further: Mapping[str, Tensor] | None = None,
         files: Sequence[Path] = (),
@@ -69,7 +73,7 @@ class Checkpoints:
         self.accelerator, self.every, self.keep = accelerator, every, keep
         self.further, self.files = dict(further or {}), files
         self.saved_at = time.monotonic()
-        self.seconds, self.saved, self.bytes = 0.0, 0, 0
+        self.took, self.seconds, self.saved, self.bytes = 0.0, 0.0, 0, 0
         self.stopping = False
         """Whether some process was asked to stop, as all processes know since the last `due`."""
 
@@ -153,11 +157,12 @@ class Checkpoints:
             raise KeyboardInterrupt
 
     def due(self) -> bool:
-        """Whether `every` seconds have passed since the last one, by the first process's clock, or it is time to stop.
+        """Whether it is time for the next one, by the first process's clock, or to stop.
 
         One process that is asked to stop stops all.
         """
-        late, self.stopping = time.monotonic() - self.saved_at >= self.every, stopping.asked()
+        every = max(_EVERY, _TIMES * self.took) if self.every is None else self.every
+        late, self.stopping = time.monotonic() - self.saved_at >= every, stopping.asked()
         if self.accelerator.num_processes > 1:
             mine = [late and self.accelerator.is_main_process, self.stopping]
             flags = self.accelerator.reduce(torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device))
@@ -200,8 +205,13 @@ class Checkpoints:
                 "stays; make room, or choose another place, and run again to resume"
             ) from error
         self.accelerator.wait_for_everyone()
+        self.account(begun)
+
+    def account(self, begun: float) -> None:
+        """Count the time of a checkpoint that was begun at `begun` (of `time.monotonic`) and is done."""
         self.saved_at = time.monotonic()
-        self.seconds += self.saved_at - begun
+        self.took = self.saved_at - begun
+        self.seconds += self.took
 
     def seal(self, folder: Path, step: int, state: dict[str, Any]) -> None:
         """Sync every file of a checkpoint and list them, with the log up to it, in its `state`."""

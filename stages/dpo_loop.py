@@ -119,8 +119,7 @@ class Reporter(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written."""
         self.checkpoints.mark(state.global_step, {"seconds": time.monotonic() - self.begun})
-        self.checkpoints.saved_at = time.monotonic()
-        self.checkpoints.seconds += self.checkpoints.saved_at - self.saving_since
+        self.checkpoints.account(self.saving_since)
         if self.checkpoints.stopping:
             raise KeyboardInterrupt
 

@@ -33,8 +33,8 @@ class TrainingConfig(StageConfig):
     """Padded tokens in one forward pass on one process; lower it when memory runs out."""
     gradient_checkpointing: Execution[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    checkpoint_seconds: Execution[float] = 60.0
-    """Seconds between checkpoints to resume from."""
+    checkpoint_seconds: Execution[float | None] = None
+    """Seconds between checkpoints to resume from; None: a minute, and where saving is slow, 50 times what it took."""
     checkpoints_kept: Execution[int] = Field(2, ge=1)
     """Newest checkpoints that are kept while the stage works; more than one, so that a damaged one costs little."""
     log_every: Execution[int] = 1

@@ -13,6 +13,7 @@ import pytest
 
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
+from gptlife.stages import artifact
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -82,12 +83,11 @@ def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkey
     lives, store, kept = benchmark("lives"), tmp_path / "store", tmp_path / "kept"
     kept.mkdir()
     for step in lives.planned("smoke", 4, store):
-        step.path.mkdir(parents=True)
-        written = {"manifest.json": {"seconds": 2.5, "host": "mine"}, "metrics.json": {"name": step.name}}
-        for name, content in written.items():
-            (step.path / name).write_text(json.dumps(content), encoding="utf-8")
-        (step.path / "model.safetensors").write_bytes(b"heavy")
-        (step.path / "answers.jsonl").write_text('{"answers": {}}\n', encoding="utf-8")
+        partial = artifact.begin(step.path, {})
+        artifact.write_json(partial / "metrics.json", {"name": step.name})
+        (partial / "model.safetensors").write_bytes(b"heavy")
+        (partial / "answers.jsonl").write_text('{"answers": {}}\n', encoding="utf-8")
+        artifact.commit(partial, step.path, {"seconds": 2.5, "host": "mine"})
     lived = lives.lives("smoke", store, [4], kept=kept)[4]
     shutil.rmtree(store)
 
@@ -99,6 +99,7 @@ def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkey
     assert {name: record.metrics for name, record in again.items()} == {name: {"name": name} for name in lived}
     assert {record.manifest["seconds"] for record in again.values()} == {2.5}
     assert not any("host" in record.manifest for record in again.values())
+    assert not any(record.problems for record in again.values())
     assert lives.answers(again["evaluation"].step.path) == [{"answers": {}}]
     assert not list(again["ppo"].step.path.glob("*.safetensors"))
     # Another life, by its seed or by a change of the recipe, is not taken for this one.

@@ -25,7 +25,7 @@ from gptlife.stages.checkpoints import Checkpoints
 class Run:
     """A model, an optimizer and their checkpoints in a folder."""
 
-    def __init__(self, output: Path, every: float = 60.0, keep: int = 2, **more: Any) -> None:
+    def __init__(self, output: Path, every: float | None = 60.0, keep: int = 2, **more: Any) -> None:
         self.accelerator = Accelerator(cpu=True)
         model = torch.nn.Linear(2, 1)
         self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
@@ -224,6 +224,29 @@ def test_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.save(1, {})
     now[0] = 159.0
     assert not checkpoints.due()
+
+
+def test_by_default_they_take_a_fiftieth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, save_state = [100.0], Accelerator.save_state
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def slow(self: Accelerator, folder: str) -> None:
+        save_state(self, folder)
+        now[0] += 3.0
+
+    monkeypatch.setattr(Accelerator, "save_state", slow)
+    checkpoints = Run(tmp_path, every=None).checkpoints
+    found = []
+    for wait in (59.0, 1.0):
+        now[0] += wait
+        found.append(checkpoints.due())
+    assert found == [False, True]  # a minute, as long as it isn't known what one takes
+    checkpoints.save(1, {})
+    found = []
+    for wait in (60.0, 89.0, 1.0):
+        now[0] += wait
+        found.append(checkpoints.due())
+    assert found == [False, False, True]  # 50 x 3 s
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
