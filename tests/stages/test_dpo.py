@@ -304,7 +304,9 @@ def test_resumed_is_uninterrupted(
     for step in (3, 5):
         cut_short(step, lambda: run(dpo.STAGE, fields, parts, **inputs))
         assert [line["step"] for line in log_of(parts)] == list(range(1, step + 1))
-        assert sorted(path.name for path in (parts / "checkpoints").glob("checkpoint-*"))[-1] == f"checkpoint-{step - 1}"
+        assert (
+            sorted(path.name for path in (parts / "checkpoints").glob("checkpoint-*"))[-1] == f"checkpoint-{step - 1}"
+        )
     # The newest was not finished: its optimizer is missing, with which the Trainer would go on without a word.
     (parts / "checkpoints" / "checkpoint-4" / "optimizer.pt").unlink()
     again = run(dpo.STAGE, fields, parts, **inputs)

@@ -73,6 +73,16 @@ def test_what_the_machine_itself_is(begin: Any, tmp_path: Path, capsys: Any, nam
     assert f"begun with {name} {value}; goes on with {name} " in capsys.readouterr().err
 
 
+def test_from_a_gpu_to_a_cpu(begin: Any, tmp_path: Path, capsys: Any) -> None:
+    begin(1)
+    path = tmp_path / "checkpoints" / "machines.json"
+    there = artifact.read_piece(path)[0]
+    artifact.keep_piece(path, [{key: there[key] for key in there if key != "threads"} | {"device": "cuda (A Big One)"}])
+    begin(2)
+    assert torch.get_num_threads() == 2
+    assert "begun with device cuda (A Big One); goes on with device cpu, threads 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("heard", [True, False])
 def test_begun_with_one_thread_it_ends_with_the_bits_of_one(
     heard: bool, tiny: Any, run: Any, tmp_path: Path, digests: Any, cut_short: Any, monkeypatch: pytest.MonkeyPatch
