@@ -16,7 +16,7 @@ Overrides = Annotated[
 ]
 StoreDir = Annotated[Path, typer.Option("--store", help="Directory of all outputs.")]
 Target = Annotated[str, typer.Argument(help="An address, a directory, or a recipe that was run (recipe:step).")]
-Jobs = Annotated[int, typer.Option(min=1, help="Steps at once; they share cores and accelerators.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Steps at once; they share the cores: fewer threads round otherwise.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
