@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,25 @@ def locked(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{output}: another process is working on it; wait for it, or stop it") from None
-        yield
+            who = _holder(handle)
+            raise UserError(f"{output}: another process{who} is working on it; wait for it, or stop it") from None
+        with suppress(OSError):  # of a full disk: the lock holds all the same
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()} {platform.node()}".encode())
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)
     finally:
         os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    """Which process holds a lock, as it wrote there: ` (4711)`, or ` (4711 on another-host)`."""
+    pid, _, host = os.read(handle, 1000).decode("utf-8", "replace").partition(" ")
+    if not pid.isdecimal():
+        return ""
+    return f" ({pid})" if host == platform.node() else f" ({pid} on {host})"
 
 
 def begin(output: Path, stage_file: Mapping[str, Any]) -> Path:

@@ -160,12 +160,25 @@ class Harness:
             raise SystemExit(f"{step.name}: does not go on after its kills; see {child.words}")
 
     def torment_the_orchestrator(self, kills: int) -> Tally:
-        """`gptlife run` on a store of its own, killed alone or with its stage; then every output is compared."""
-        tally, store = Tally(), Store(self.folder / "orchestrated")
+        """`gptlife run`, killed alone or with its stages, one step at a time or two; then every output is compared."""
+        tally, lives = Tally(), 0
+        while sum(tally.kills.values()) < kills:
+            store, lives = Store(self.folder / f"orchestrated-{lives}"), lives + 1
+            self._run_and_kill(store, tally, kills)
+            for step, made in zip(self.steps, plan(load(str(RECIPE), [], LIFECYCLE), store), strict=True):
+                tally.compared += 1
+                tally.differing += differences(fingerprint(step.path), fingerprint(made.path))
+        return tally
+
+    def _run_and_kill(self, store: Store, tally: Tally, kills: int) -> None:
+        """Run the recipe again and again until it is done; every run but the last ones is killed."""
         words = [sys.executable, "-m", "gptlife.pipelines.cli", "run", str(RECIPE), "--store", str(store.root)]
         with open(self.folder / "orchestrated.out", "ab") as out:
             while True:
-                run = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, env=forked.environment())
+                jobs = self.rng.choice(("1", "2"))
+                run = subprocess.Popen(
+                    [*words, "--jobs", jobs], stdout=out, stderr=out, start_new_session=True, env=forked.environment()
+                )
                 killing = sum(tally.kills.values()) < kills
                 try:
                     code = run.wait(timeout=self.rng.uniform(1, 25) if killing else 1800)
@@ -174,15 +187,11 @@ class Harness:
                     run.send_signal(number)
                     run.wait()
                     tally.kills[number.name.lower()] += 1
-                    print(f"gptlife run    {number.name}: {run.returncode}", flush=True)
+                    print(f"gptlife run    {number.name}, --jobs {jobs}: {run.returncode}", flush=True)
                     continue
                 if code == 0:
-                    break
+                    return
                 time.sleep(1)  # a stage that outlived its orchestrator holds its lock until it is done
-        for step, made in zip(self.steps, plan(load(str(RECIPE), [], LIFECYCLE), store), strict=True):
-            tally.compared += 1
-            tally.differing += differences(fingerprint(step.path), fingerprint(made.path))
-        return tally
 
 
 def page(tallies: dict[str, Tally], seed: int, seconds: float, kills: int) -> str:
@@ -196,7 +205,8 @@ def page(tallies: dict[str, Tally], seed: int, seconds: float, kills: int) -> st
         "to four times in each making; a making that was let go on is compared with the undisturbed one, file by file: "
         "weights, tokenizer, answers, metrics.json, model card, and the log without its times. `committing`: SIGKILL "
         "while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` is PPO in "
-        "two processes, of which SIGKILL strikes one first. The last column has the sha256 that a step's weights ended "
+        "two processes, of which SIGKILL strikes one first; `gptlife run` makes the whole recipe (`--jobs` 1 or 2); "
+        "what it began lives on or dies with it. The last column has the sha256 that a step's weights ended "
         "with, each time.",
         "",
         "| step | " + " | ".join(moments) + " | kills | makings compared | differing | weights |",
@@ -220,7 +230,7 @@ def main() -> int:
     """Live, torment, compare, tell."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=120, help="of stages, shared out over the steps")
-    parser.add_argument("--orchestrator", type=int, default=8, help="kills of `gptlife run`")
+    parser.add_argument("--orchestrator", type=int, default=12, help="kills of `gptlife run`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", nargs="*", help="only these")
     parser.add_argument("--page", type=Path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -408,11 +409,17 @@ def test_the_world_must_be_as_expected(toy: Callable[..., Result], monkeypatch: 
     assert toy("processes=1") == (2, "", "")  # only the first process speaks
 
 
+BUSY = "is working on it; wait for it, or stop it"
+
+
 def test_a_held_lock(toy: Callable[..., Result], tmp_path: Path) -> None:
     with artifact.locked(tmp_path / "out"):
         result = toy()
         assert result.code == 2
-        assert result.err == f"toy: {tmp_path / 'out'}: another process is working on it; wait for it, or stop it\n"
+        assert result.err == f"toy: {tmp_path / 'out'}: another process ({os.getpid()}) {BUSY}\n"
+        for told, who in ((b"4711 far-away", " (4711 on far-away)"), (b"", ""), (b"\xff", "")):
+            (tmp_path / ".out.lock").write_bytes(told)
+            assert toy().err == f"toy: {tmp_path / 'out'}: another process{who} {BUSY}\n"
     assert toy().code == 0
 
 
