@@ -63,15 +63,20 @@ def locked(output: Path) -> Iterator[None]:
         except OSError:
             who = _holder(handle)
             raise UserError(f"{output}: another process{who} is working on it; wait for it, or stop it") from None
-        with suppress(OSError):  # of a full disk: the lock holds all the same
-            os.ftruncate(handle, 0)
-            os.write(handle, f"{os.getpid()} {platform.node()}".encode())
+        _sign(handle, f"{os.getpid()} {platform.node()}")
         try:
             yield
         finally:
-            os.ftruncate(handle, 0)
+            _sign(handle, "")
     finally:
         os.close(handle)
+
+
+def _sign(handle: int, who: str) -> None:
+    """Write into a lock who holds it. On a full disk it can't be, and the lock holds all the same."""
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.write(handle, who.encode())
 
 
 def _holder(handle: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,6 @@ from gptlife.data.sources import Source
 from gptlife.data.tokens import encode_texts
 from gptlife.stages.artifact import CHECKPOINTS, keep_piece, kept_piece, sync_file
 
-log = logging.getLogger(__name__)
-
 
 def token_stream(
     data: list[Source], name: str, tokenizer: Any, output: Path, accelerator: Accelerator, seed: int = 0
@@ -26,13 +24,16 @@ def token_stream(
     """Every document's tokens, each followed by end-of-text, in order; and the text's size in bytes.
 
     The stream lies with the checkpoints under `output` (gone when the stage is committed), so a resumed stage and
-    the other processes don't tokenize again.
+    the other processes don't tokenize again; one that is damaged is named, and made again.
 
     Raises:
         UserError: when there is no text.
     """
     path, note = (output / CHECKPOINTS / f"{name}.{kind}" for kind in ("tokens", "json"))
     if accelerator.is_main_process and not _is_whole(path, kept_piece(note)):
+        if note.is_file():  # it was finished once
+            print(f"{path}: is damaged; made again", file=sys.stderr, flush=True)
+            note.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         n_bytes = 0
         with open(path, "wb") as file:

@@ -290,11 +290,39 @@ def checkpoints(ground: Ground) -> Iterator[Seen]:
     yield goes_on(ground, "Every checkpoint damaged")
 
 
+@fault
+def pieces(ground: Ground) -> Iterator[Seen]:
+    ground.fresh("shard")
+    ground.interrupted()
+    bytes_of(next(ground.store.glob("pretrain-*.partial/checkpoints/pretrain.data.tokens")), flipped)
+    yield goes_on(ground, "One bit of the packed tokens flipped")
+    ground.fresh("record")
+    ground.interrupted()
+    (partial,) = ground.store.glob("pretrain-*.partial")
+    bytes_of(partial / "stage.yaml", lambda content: bytearray(len(content)))
+    told = seen(ground, "An unfinished output's `stage.yaml` full of zeros", ground.run(), run_again=False)
+    shutil.rmtree(partial)
+    told.again = f"with that removed: {ended_like_the_undisturbed(ground)}"
+    yield told
+
+
+@fault
+def numbers(ground: Ground) -> Iterator[Seen]:
+    ground.fresh("numbers", trained=True)
+    (made,) = ground.store.glob("sft-*")
+    bytes_of(made / "metrics.json", flipped)
+    words = [sys.executable, "-m", "gptlife.pipelines.cli", "show", made.name, "--store", str(ground.store)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    told = seen(ground, "One bit of finished numbers flipped, and `gptlife show`", done, run_again=False)
+    told.again = f"with `--fresh sft`: {ended_like_the_undisturbed(ground, '--until', 'sft', '--fresh', 'sft')}"
+    yield told
+
+
 def goes_on(ground: Ground, name: str) -> Seen:
     """Run again with a damage there: it is named, and the run comes to its end."""
     kept = ", ".join(f"`{path.name}`" for path in ground.checkpoints())
     done = ground.run()
-    lines = [line for line in ground.shown(done.stderr) if "checkpoint" in line]
+    lines = [line for line in ground.shown(done.stderr) if "checkpoints/" in line or "no good" in line]
     same = "it goes on, and ends with the undisturbed run's sha256" if ground.digest() == ground.whole else "DIFFERS"
     return Seen(name, done.returncode, lines, f"before: {kept}; after: {ground.left()}", same)
 

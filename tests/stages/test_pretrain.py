@@ -91,6 +91,28 @@ def test_stream_is_every_document_and_its_end(tiny: Any, tmp_path: Path) -> None
     assert n_bytes == sum(len(text.encode()) for text in texts)
 
 
+def test_a_damaged_stream_is_named_and_made_again(
+    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer, path = AutoTokenizer.from_pretrained(str(tiny.tokenizer)), tmp_path / "checkpoints" / "x.tokens"
+
+    def made() -> tuple[list[int], int, str]:
+        source = [Source(path=str(tiny.held_out))]
+        stream, n_bytes = token_stream(source, "x", tokenizer, tmp_path, Accelerator(cpu=True))
+        return stream.tolist(), n_bytes, capsys.readouterr().err
+
+    first = made()
+    assert first[2] == ""
+    whole = path.read_bytes()
+    assert made() == first
+    for damaged in (whole[:-4], bytes([whole[0] ^ 1]) + whole[1:], b""):
+        path.write_bytes(damaged)
+        assert made() == (*first[:2], f"{path}: is damaged; made again\n")
+    path.with_suffix(".json").unlink()  # as a kill leaves one that was not finished
+    path.write_bytes(whole[:-4])
+    assert made() == first
+
+
 @pytest.fixture(scope="module")
 def trained(tiny: Any, run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("pretrain") / "one"
