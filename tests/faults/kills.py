@@ -186,8 +186,10 @@ class Harness:
                     number = self.rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
                     run.send_signal(number)
                     run.wait()
-                    tally.kills[number.name.lower()] += 1
                     print(f"gptlife run    {number.name}, --jobs {jobs}: {run.returncode}", flush=True)
+                    if run.returncode == 0:  # it was done just then
+                        return
+                    tally.kills[number.name.lower()] += 1
                     continue
                 if code == 0:
                     return
@@ -235,6 +237,7 @@ def main() -> int:
     parser.add_argument("--steps", nargs="*", help="only these")
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background, and its children, ignore it
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="gptlife-kills-"))
     print(f"seed {arguments.seed}, in {folder}", flush=True)
