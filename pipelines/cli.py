@@ -1,4 +1,4 @@
-"""The command line: `gptlife plan | run | sweep | show | report | chat | compare | label | data check | recipes`.
+"""The command line: `gptlife plan | run | sweep | show | verify | report | recipes | chat | compare | label | data`.
 
 Every command is a few lines over the modules beside it. Nothing here imports torch before a model must speak.
 """
@@ -171,6 +171,29 @@ def show(target: Target, store: StoreDir = HERE) -> None:
             out.print(f"\n{title}", style="bold")
             noted = ("identity", "inputs", "input_addresses", "output", "stage", "version")
             out.print(_pairs({k: v for k, v in read(path / name).items() if title != "config" or k not in noted}))
+
+
+@app.command()
+def verify(
+    targets: Annotated[list[str] | None, typer.Argument(help="As in `show`; none: all of the store.")] = None,
+    store: StoreDir = HERE,
+) -> None:
+    """Compare finished outputs with their manifests, byte for byte; exit code 1 where one is damaged."""
+    from gptlife.pipelines.store import Store
+    from gptlife.stages import artifact
+
+    opened, code = Store(store), 0
+    paths = [opened.find(target) for target in targets] if targets else opened.artefacts()
+    if not paths:
+        raise UserError(f"{opened.root}: no finished output; start with: gptlife run RECIPE")
+    for path in paths:
+        try:
+            artifact.verify(path)
+            print(f"{path.name}: good", flush=True)
+        except UserError as error:
+            print(error, file=sys.stderr, flush=True)
+            code = 1
+    raise typer.Exit(code)
 
 
 def _pairs(values: dict[str, Any]) -> Table:

@@ -112,7 +112,8 @@ def test_every_command(words: list[str], workspace: Path) -> None:
         # Needs a trained model: parsed, then refused for the one reason that nothing has been run here.
         result = invoke(arguments)
         assert isinstance(result.exception, UserError)
-        assert str(result.exception).startswith("quickstart:")
+        about = "quickstart" if arguments[1:] else f"{workspace}/store"
+        assert str(result.exception).startswith(f"{about}:")
         assert "start with: gptlife run" in str(result.exception)
     else:
         assert program in ("accelerate", "python")

@@ -74,6 +74,25 @@ def test_show_tells_how_an_output_was_made(gptlife, addresses, folder):
     assert damaged.err.startswith(f"gptlife: {numbers}: damaged (not the bytes that its manifest lists)")
 
 
+def test_verify_names_what_is_damaged(gptlife, addresses, folder):
+    empty = gptlife("verify")
+    assert (empty.code, empty.err) == (
+        2,
+        f"gptlife: {folder}/store: no finished output; start with: gptlife run RECIPE\n",
+    )
+    assert gptlife("run", "toy.yaml", "--until", "sft").code == 0
+    planned = addresses()
+    names = sorted(planned[step] for step in ("tokenizer", "pretrain", "sft"))
+    assert gptlife("verify") == (0, "".join(f"{name}: good\n" for name in names), "")
+    weights = folder / "store" / planned["pretrain"] / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    told = f"{weights}: damaged (not the bytes that its manifest lists); make it again (gptlife run ... --fresh STEP)\n"
+    good = "".join(f"{name}: good\n" for name in names if name != planned["pretrain"])
+    assert gptlife("verify") == (1, good, told)
+    assert gptlife("verify", planned["sft"], "toy:tokenizer").code == 0
+    assert gptlife("verify", "toy:pretrain").code == 1
+
+
 def test_show_of_what_is_no_output_is_one_line(gptlife, folder):
     (folder / "mine").mkdir()
     assert gptlife("show", "mine").err == (
