@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 T = TypeVar("T")
 HashFile = Callable[[str], str]
@@ -41,10 +41,18 @@ Execution = Annotated[T, _ExecutionMark()]
 """`micro_batch_size: Execution[int] = 8`: a field that stays out of the address."""
 
 
-class Config(BaseModel):
-    """Base of every config: frozen, unknown keys refused, field docstrings kept as descriptions."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""Field type of a part of a whole, both ends included."""
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+"""Field type of a decay, a dropout, or a part that leaves something."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+class Config(BaseModel):
+    """Base of every config: frozen, unknown keys and numbers that are not finite refused, docstrings kept."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def identity(self, hash_file: HashFile) -> dict[str, Any]:
         """Canonical JSON-able content of this config without its `Execution` fields, nested configs included.
@@ -116,10 +124,14 @@ def decode(model: type[ConfigT], raw: Any, where: str) -> ConfigT:
         raise UserError(_one_line(model, error, where)) from None
 
 
+_OF_A_VALUE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+
+
 def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
     # A union reports one problem per member; the unknown key (deepest) is what the user can act on.
-    problem = max(problems, key=lambda p: (p["type"] == "extra_forbidden", len(p["loc"])))
+    # Of what a union refuses, the part of the right kind is meant: its complaint is about the value.
+    problem = max(problems, key=lambda p: (p["type"] == "extra_forbidden", p["type"] in _OF_A_VALUE, len(p["loc"])))
     place = ".".join([where, *(str(part) for part in problem["loc"] if not _is_union_tag(part))])
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, problem["loc"][:-1])
@@ -133,7 +145,8 @@ def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
 
 
 def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool"))
+    kinds = ("str", "int", "float", "bool", "constrained-float", "constrained-int")
+    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in kinds)
 
 
 def _model_at(model: type[Config], path: tuple[int | str, ...]) -> type[Config] | None:

@@ -48,7 +48,7 @@ class Source(Config):
     """Rows passed over at the beginning."""
     limit: int | None = Field(None, ge=1)
     """Rows taken; all if none is given."""
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(1.0, gt=0)
     """Share of the rows in a mix of several sources (see `mix`)."""
     bad_rows: Literal["refuse", "skip"] = "refuse"
     """What a row that can't be used does: stop with its place, or be counted and left out."""

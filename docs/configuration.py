@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -90,17 +91,19 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    text = _type_of(field.annotation)
-    bounds = [
-        f"{sign} {getattr(mark, key)}" for mark in field.metadata for key, sign in _BOUNDS.items() if hasattr(mark, key)
-    ]
+    return _bounded(_type_of(field.annotation), field.metadata)
+
+
+def _bounded(text: str, marks: Sequence[Any]) -> str:
+    inside = [mark for outer in marks for mark in getattr(outer, "metadata", [outer])]
+    bounds = [f"{sign} {getattr(mark, key)}" for mark in inside for key, sign in _BOUNDS.items() if hasattr(mark, key)]
     return " ".join([text, ", ".join(bounds)]).strip()
 
 
 def _type_of(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type_of(arguments[0])
+        return _bounded(_type_of(arguments[0]), arguments[1:])
     if origin in (Union, types.UnionType):
         return " or ".join(_type_of(argument) for argument in arguments)
     if origin is Literal:

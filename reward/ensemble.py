@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import NonNegativeFloat
+
 from gptlife.data.config import Config
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class EnsembleConfig(Config):
 
     rule: Rule = "mean_std"
     """mean; mean_std: mean - coef · standard deviation over the members; worst: the lowest. [Coste et al. 2023]"""
-    coef: float = 1.0
+    coef: NonNegativeFloat = 1.0
     """λ of mean_std, in standard deviations; 0 is the mean."""
 
 

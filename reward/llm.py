@@ -50,21 +50,21 @@ class LLMJudgeConfig(Config):
     """Environment variable that holds the endpoint's key; null: none is sent. The key itself stands in no file."""
     both_orders: bool = True
     """Ask with either answer first; false halves the cost: the order of each pair is then drawn, and its bias stays."""
-    temperature: float | None = Field(0.0, ge=0, allow_inf_nan=False)
+    temperature: float | None = Field(0.0, ge=0)
     """Of the verdict's sampling; null: not sent, for models that take no other than their own."""
     max_tokens: int | None = Field(512, ge=1)
     """Longest reply, reasoning included; null: not sent."""
     max_unparseable: Execution[float] = Field(0.05, ge=0, le=1)
     """Share of replies without a verdict above which judging stops; up to it they count as ties."""
-    timeout: Execution[float] = Field(120.0, gt=0, allow_inf_nan=False)
+    timeout: Execution[float] = Field(120.0, gt=0)
     """Seconds without a sign of life after which a request is given up and asked again."""
     retries: Execution[int] = Field(6, ge=0)
     """Further tries of a request that failed; the waits between them double, from about 1 s to 60 s."""
     parallel: Execution[int] = Field(8, ge=1)
     """Requests at once."""
-    prompt_price: Execution[float | None] = Field(None, ge=0, allow_inf_nan=False)
+    prompt_price: Execution[float | None] = Field(None, ge=0)
     """Price of a million prompt tokens, in any currency; null: no cost is told."""
-    completion_price: Execution[float | None] = Field(None, ge=0, allow_inf_nan=False)
+    completion_price: Execution[float | None] = Field(None, ge=0)
     """Price of a million completion tokens, in the same currency."""
 
     @field_validator("endpoint")

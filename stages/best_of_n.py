@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import Execution, UserError
 from gptlife.data.sources import Data
@@ -52,13 +52,13 @@ class BestOfNConfig(StageConfig):
     """Who gives the gold score; `reward_model: true`: the input `gold`, which then chooses nothing. None: nobody."""
     ensemble: EnsembleConfig | None = None
     """How an ensemble's scores become one; None: the default rule."""
-    max_new_tokens: int = 256
+    max_new_tokens: PositiveInt = 256
     """Longest answer."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Of sampling."""
-    rows: Execution[int] = 256
+    rows: Execution[PositiveInt] = 256
     """Answers decoded together on one process."""
-    chunk: Execution[int] = 32
+    chunk: Execution[PositiveInt] = 32
     """Prompts between savings."""
 
     @model_validator(mode="after")

@@ -18,7 +18,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlife.data.config import Execution, UserError
+from pydantic import PositiveFloat, PositiveInt
+
+from gptlife.data.config import Execution, Share, UserError
 from gptlife.data.sources import Data
 from gptlife.reward.judges import JudgeConfig, Labeler, PanelConfig
 from gptlife.stages.stage import Metrics, Stage, StageConfig
@@ -36,7 +38,7 @@ class ComparisonsConfig(StageConfig):
 
     prompts: Data
     """Prompts to answer; conversations count without their last answer."""
-    validation: Data | float = 0.1
+    validation: Data | Share = 0.1
     """Prompts whose rankings are held aside, or the share of `prompts`."""
     labelers: PanelConfig
     """Who ranks the training answers."""
@@ -44,17 +46,17 @@ class ComparisonsConfig(StageConfig):
     """A second group, who rank the held-out answers as well."""
     gold: JudgeConfig | None = None
     """A judge that measures the labelers: accuracy that perfect knowledge would have on their rankings."""
-    answers_min: int = 4
+    answers_min: PositiveInt = 4
     """Fewest answers a prompt. [InstructGPT 3.5]"""
-    answers_max: int = 9
+    answers_max: PositiveInt = 9
     """Most answers a prompt. [InstructGPT 3.5]"""
-    max_new_tokens: int = 256
+    max_new_tokens: PositiveInt = 256
     """Longest answer."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Of sampling. [InstructGPT C.4]"""
-    rows: Execution[int] = 256
+    rows: Execution[PositiveInt] = 256
     """Answers decoded together on one process."""
-    chunk: Execution[int] = 256
+    chunk: Execution[PositiveInt] = 256
     """Prompts between savings."""
 
 

@@ -22,9 +22,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from gptlife.data.config import UserError
+from gptlife.data.config import Share, UserError
 from gptlife.data.sources import Data
 from gptlife.stages.comparisons import pairs
 from gptlife.stages.rankings import train_and_held_out
@@ -44,28 +44,28 @@ class DPOConfig(TrainingConfig):
 
     data: Data | None = None
     """Rankings or pairs; None: those of the input `comparisons`."""
-    validation: Data | float = 0.1
+    validation: Data | Share = 0.1
     """Rankings held aside, or the share of `data`; the input `comparisons` brings its own."""
-    beta: float = Field(0.1, gt=0, allow_inf_nan=False)
+    beta: float = Field(0.1, gt=0)
     """How dear it is to leave the reference; the higher, the nearer the policy stays. [DPO App. B; 0.5 for TL;DR]"""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels taken to be swapped; 0: the paper's loss. [conservative DPO: Mitchell 2023, "A note on DPO
     with noisy preferences"]"""
     pairs: Literal["all", "best_worst"] = "all"
     """Which pairs of a ranking: `all` that are not tied, or the `best_worst` ones: one pair."""
-    learning_rate: float = 5e-7
+    learning_rate: NonNegativeFloat = 5e-7
     """Peak. [the paper's code, for models of 3 to 7 billion parameters; DPO App. B has 1e-6]"""
-    epochs: float = 1
+    epochs: PositiveFloat = 1
     """Passes over the pairs, rounded to whole batches. [the paper's code]"""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Global batch in pairs. [DPO App. B]"""
-    warmup_steps: int = 150
+    warmup_steps: NonNegativeInt = 150
     """Steps to the peak, at most half of all. [DPO App. B]"""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """[not given in DPO]"""
-    max_length: int | None = None
+    max_length: PositiveInt | None = None
     """Prompt and answer of more tokens are left out of their ranking; None: the model's context."""
-    validate_every: int = 0
+    validate_every: NonNegativeInt = 0
     """Steps between validations; 0: four times an epoch."""
     lora: LoRA | None = None
     """Train low-rank adapters instead of all weights, against the model without them; merged on save."""

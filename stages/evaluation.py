@@ -17,6 +17,8 @@ import re
 import time
 from pathlib import Path
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
 from gptlife.data.config import Execution, UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
@@ -39,7 +41,7 @@ class EvaluationConfig(StageConfig):
     """How the members of the input `reward` make one score, where it is an ensemble."""
     shots: Data | None = None
     """Demonstrations of which the first `n_shots` are shown to the base model; None: it is not prompted."""
-    n_shots: int = 3
+    n_shots: NonNegativeInt = 3
     """Worked examples in front of the base model's prompt."""
     plain_format: str = "{prompt}\n"
     """How the base model gets a bare prompt."""
@@ -49,21 +51,21 @@ class EvaluationConfig(StageConfig):
     """Strings that end the base model's answer."""
     validation: Data | None = None
     """Pretraining text held aside, for the loss of every checkpoint."""
-    validation_length: int | None = None
+    validation_length: PositiveInt | None = None
     """Tokens a row of it; None: 128, or the model's context where that is less."""
     choices: Data | None = None
     """Multiple-choice rows (query, choices, gold, task), for every checkpoint's few-shot accuracy and loss."""
-    max_new_tokens: int = 256
+    max_new_tokens: PositiveInt = 256
     """Longest answer."""
-    temperature: float = 1.0
+    temperature: NonNegativeFloat = 1.0
     """Of sampling; 0: the most likely token."""
     baseline: str = "sft"
     """Every other answerer is also compared with this one."""
-    n_samples: int = 12
+    n_samples: NonNegativeInt = 12
     """Prompts shown side by side in the report."""
-    rows: Execution[int] = 256
+    rows: Execution[PositiveInt] = 256
     """Answers decoded together."""
-    micro_batch_tokens: Execution[int] = 8192
+    micro_batch_tokens: Execution[PositiveInt] = 8192
     """Padded tokens in one forward pass."""
 
 

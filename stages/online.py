@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from gptlife.data.config import Config, Execution, HashFile, UserError
+from gptlife.data.config import BelowOne, Config, Execution, HashFile, UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges import JudgeConfig, identity_of_function
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 class AdaptiveKL(Config):
     """Steer kl_coef so that the KL to the reference stays near a target (Ziegler et al. 2019, section 2.2)."""
 
-    target: float = 6.0
+    target: PositiveFloat = 6.0
     """Nats an episode. [lm-human-preferences]"""
-    horizon: int = 10_000
+    horizon: PositiveInt = 10_000
     """Episodes over which a full error changes the coefficient by its own size. [lm-human-preferences]"""
 
 
@@ -51,53 +51,53 @@ class OnlineConfig(TrainingConfig):
     """How a reward model of several members gives one score."""
     pretraining: Data | None = None
     """Text for the pretraining term of PPO-ptx."""
-    ptx_coef: float = 27.8
+    ptx_coef: NonNegativeFloat = 27.8
     """Weight of the pretraining term (γ), when `pretraining` is given; 0 is plain PPO. [InstructGPT C.4]"""
-    ptx_rows_per_episode: float = 8.0
+    ptx_rows_per_episode: NonNegativeFloat = 8.0
     """Rows of pretraining text for every episode. [InstructGPT C.4]"""
-    ptx_length: int | None = None
+    ptx_length: PositiveInt | None = None
     """Tokens of such a row; None: 128, or the policy's context where that is less."""
-    steps: int = 500
+    steps: PositiveInt = 500
     """Times that answers are sampled. [InstructGPT C.4: 256k episodes in batches of 512]"""
-    batch_size: int = 512
+    batch_size: PositiveInt = 512
     """Episodes a step, global. [InstructGPT C.4]"""
-    minibatch_size: int = 64
+    minibatch_size: PositiveInt = 64
     """Episodes an optimizer step, global. [InstructGPT C.4]"""
-    inner_epochs: int = 1
+    inner_epochs: PositiveInt = 1
     """Passes over a step's episodes. [InstructGPT C.4]"""
-    learning_rate: float = 3e-6
+    learning_rate: NonNegativeFloat = 3e-6
     """Policy. [not printed in InstructGPT; Huang et al. 2024]"""
-    warmup_steps: int = 10
+    warmup_steps: NonNegativeInt = 10
     """Linear from a tenth of the learning rate. [InstructGPT C.4]"""
-    epsilon: float = 1e-5
+    epsilon: PositiveFloat = 1e-5
     """AdamW's epsilon. [Huang et al. 2022, detail on Adam]"""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """[not given in InstructGPT]"""
-    kl_coef: float = 0.02
+    kl_coef: NonNegativeFloat = 0.02
     """β: price of a nat of KL to the reference, in units of the score. [InstructGPT C.4]"""
     adaptive_kl: AdaptiveKL | None = None
     """Let kl_coef follow a target; None: fixed. [InstructGPT: fixed]"""
     stop_kl: float | None = Field(None, gt=0)
     """Nats an episode: a step that measures more makes no update and is the last one; None: never."""
-    score_clip: float | None = None
+    score_clip: PositiveFloat | None = None
     """Scores are held within ± this."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: NonNegativeFloat = 1.0
     """Taken off the score of an answer that never ended."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Of sampling, and of every log-probability. [InstructGPT C.4]"""
-    max_new_tokens: int = 256
+    max_new_tokens: PositiveInt = 256
     """Longest answer."""
-    ema: float | None = 0.992
-    """Decay a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
+    ema: BelowOne | None = 0.992
+    """BelowOne a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
     lora: LoRA | None = None
     """Train adapters; the reference is then the policy with its adapters off. Merged on save."""
     judge: JudgeConfig | None = None
     """A judge that watches: its mean score of the sampled answers is logged, never trained on."""
     keep_every: int = Field(0, ge=0)
     """Steps between copies of the policy, kept as models under `steps/<step>/`; 0: none. The last one is the output."""
-    sample_every: int = 10
+    sample_every: PositiveInt = 10
     """Steps between samples in the log."""
-    rows: Execution[int] = 256
+    rows: Execution[PositiveInt] = 256
     """Answers decoded together on one process."""
 
     def identity(self, hash_file: HashFile) -> dict[str, Any]:

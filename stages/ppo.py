@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+
+from gptlife.data.config import Share
 from gptlife.stages.online import OnlineConfig, train
 from gptlife.stages.stage import Metrics, Stage
 
@@ -24,17 +27,17 @@ from gptlife.stages.stage import Metrics, Stage
 class PPOConfig(OnlineConfig):
     """Fine-tune a policy by PPO."""
 
-    value_learning_rate: float = 9e-6
+    value_learning_rate: NonNegativeFloat = 9e-6
     """Value network. [InstructGPT C.4]"""
-    critic_warmup_steps: int = 0
+    critic_warmup_steps: NonNegativeInt = 0
     """First steps in which only the value network learns."""
-    discount: float = 1.0
+    discount: Share = 1.0
     """GAE's γ. [InstructGPT: no discount]"""
-    lam: float = 0.95
+    lam: Share = 0.95
     """GAE's λ. [Ziegler et al. 2019 code]"""
-    clip_range: float = 0.2
+    clip_range: PositiveFloat = 0.2
     """Ratio beyond which the policy loss is flat. [InstructGPT C.4]"""
-    value_clip_range: float = 0.2
+    value_clip_range: PositiveFloat = 0.2
     """Change of a value beyond which the value loss is not reduced, in units of the score."""
     whiten_advantages: bool = True
     """Mean 0, variance 1 over the step's tokens. [lm-human-preferences]"""

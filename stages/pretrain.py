@@ -11,7 +11,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptlife.data.config import UserError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from gptlife.data.config import BelowOne, UserError
 from gptlife.data.sources import Data
 from gptlife.stages.presets import Architecture
 from gptlife.stages.stage import Metrics, Stage
@@ -32,28 +34,28 @@ class PretrainConfig(TrainingConfig):
     """Text held aside, for the validation loss."""
     architecture: Architecture = Architecture(preset="gpt3-small")
     """The decoder to train."""
-    learning_rate: float = 6e-4
+    learning_rate: NonNegativeFloat = 6e-4
     """Peak. [GPT-3 Small, Table 2.1]"""
-    sequence_length: int = 2048
+    sequence_length: PositiveInt = 2048
     """Tokens a row. [GPT-3, section 2.1]"""
-    tokens: int = 300_000_000_000
+    tokens: PositiveInt = 300_000_000_000
     """Training length in tokens; text is repeated in a new order when it runs out. [GPT-3, Table D.1]"""
-    batch_tokens: int = 524_288
+    batch_tokens: PositiveInt = 524_288
     """Global batch in tokens. [GPT-3 Small, Table 2.1]"""
-    ramp_from_tokens: int = 32_768
+    ramp_from_tokens: PositiveInt = 32_768
     """Global batch in tokens at the start. [GPT-3 App. B]"""
-    ramp_tokens: int = 4_000_000_000
+    ramp_tokens: NonNegativeInt = 4_000_000_000
     """The batch grows linearly over so many tokens; 0: full size from the start. [GPT-3 App. B]"""
-    warmup_tokens: int = 375_000_000
+    warmup_tokens: NonNegativeInt = 375_000_000
     """Linear warm-up of the learning rate. [GPT-3 App. B]"""
-    decay_tokens: int = 260_000_000_000
+    decay_tokens: PositiveInt = 260_000_000_000
     """The cosine reaches its floor here and stays. [GPT-3 App. B]"""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """On embeddings, attention and residuals. [GPT-1: .1; GPT-3: none]"""
-    z_loss: float = 0.0
+    z_loss: NonNegativeFloat = 0.0
     """Weight of the squared log-normaliser. [PaLM, section 5: 1e-4]"""
-    validate_every: int = 250
-    """Steps between validation losses."""
+    validate_every: NonNegativeInt = 250
+    """Steps between validation losses; 0: at the end alone."""
 
 
 def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from gptlife.data.config import Execution
+from gptlife.data.config import Execution, Share
 from gptlife.data.sources import Data
 from gptlife.reward.judges import JudgeConfig
 from gptlife.stages.rankings import Rankings, Row, demonstrations, encode, load, sharing_is_exact
@@ -42,7 +42,7 @@ class RewardModelConfig(TrainingConfig):
 
     data: Data | None = None
     """Rankings or pairs; None: those of the input `comparisons`, and of any further inputs (later rounds)."""
-    validation: Data | float = 0.1
+    validation: Data | Share = 0.1
     """Rankings held aside, or the share of `data`; the input `comparisons` brings its own."""
     test: Data | None = None
     """Further rankings (of other people, say) that are only reported on, as `test_...`."""
@@ -58,19 +58,19 @@ class RewardModelConfig(TrainingConfig):
     """Conversations whose mean score becomes 0; None: the mean over the training answers does."""
     normalise: bool = True
     """Scale the scores of the training answers to unit standard deviation."""
-    learning_rate: float = 9e-6
+    learning_rate: NonNegativeFloat = 9e-6
     """Peak. [InstructGPT C.2]"""
-    epochs: float = 1
+    epochs: PositiveFloat = 1
     """Passes over the rankings; more overfit. [InstructGPT C.2]"""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Global batch in prompts. [InstructGPT C.2]"""
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInt = 0
     """[not given in InstructGPT]"""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """[not given in InstructGPT]"""
-    max_length: int | None = None
+    max_length: PositiveInt | None = None
     """Prompt and answer of more tokens are left out of their ranking; None: the model's context."""
-    validate_every: int = 0
+    validate_every: NonNegativeInt = 0
     """Steps between validations; 0: four times an epoch."""
     share_prompts: Execution[bool] = True
     """Read a prompt once for all its answers, where the model can: a half to a third of the tokens, the same scores."""

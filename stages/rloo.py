@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from gptlife.stages.online import OnlineConfig, train
 from gptlife.stages.stage import Metrics, Stage
@@ -33,9 +33,9 @@ class RLOOConfig(OnlineConfig):
 
     answers_per_prompt: int = Field(4, ge=2)
     """k: answers to each prompt; a step has batch_size / k prompts. [Ahmadian et al. 2024: 2 and 4]"""
-    minibatch_size: int = 512
+    minibatch_size: PositiveInt = 512
     """Answers an optimizer step, global; batch_size: on-policy, the ratio is 1. [Ahmadian et al. 2024]"""
-    clip_range: float = 0.2
+    clip_range: PositiveFloat = 0.2
     """Ratio of an answer's probabilities beyond which the loss is flat. [TRL; not in Ahmadian et al. 2024]"""
 
 

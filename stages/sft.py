@@ -12,7 +12,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptlife.data.config import UserError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from gptlife.data.config import BelowOne, Share, UserError
 from gptlife.data.sources import Data
 from gptlife.stages.stage import Metrics, Stage
 from gptlife.stages.training_config import LoRA, TrainingConfig
@@ -31,34 +33,34 @@ class SFTConfig(TrainingConfig):
 
     data: Data
     """Conversations: one `messages` list a row, or any format that is recognised."""
-    validation: Data | float = 0.1
+    validation: Data | Share = 0.1
     """Conversations held aside, or the share of `data` to hold aside."""
-    learning_rate: float = 9.65e-6
+    learning_rate: NonNegativeFloat = 9.65e-6
     """Peak. [InstructGPT C.1]"""
-    epochs: float = 16
+    epochs: PositiveFloat = 16
     """Passes over the demonstrations. [InstructGPT C.1; 2 in C.3]"""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Global batch in conversations. [InstructGPT C.1]"""
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInt = 0
     """[InstructGPT C.1: none]"""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """[not given in InstructGPT]"""
-    max_length: int | None = None
+    max_length: PositiveInt | None = None
     """Conversations of more tokens are refused; None: the model's context."""
     too_long: Literal["refuse", "skip"] = "refuse"
     """What to do with a conversation of more than `max_length` tokens: `refuse` or `skip`."""
-    residual_dropout: float = 0.2
+    residual_dropout: BelowOne = 0.2
     """[InstructGPT C.1]"""
     packing: bool = False
     """Fill rows of `max_length` with several conversations that don't see each other (faster on a GPU); not together
     with `pretraining`."""
     pretraining: Data | None = None
     """Text mixed in as plain next-token rows. [InstructGPT C.3]"""
-    pretraining_share: float = 0.1
+    pretraining_share: BelowOne = 0.1
     """Share of the examples that are pretraining rows. [InstructGPT C.3]"""
-    pretraining_length: int | None = None
+    pretraining_length: PositiveInt | None = None
     """Tokens of such a row; None: 128, or the model's context where that is less."""
-    validate_every: int = 0
+    validate_every: NonNegativeInt = 0
     """Steps between validation losses; 0: four times an epoch."""
     select: bool = True
     """Keep the weights with the lowest validation loss, not the last ones."""

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from pydantic import Field, PositiveInt
+
 from gptlife.data.config import (
     Config,
     Execution,
@@ -61,11 +63,11 @@ RESERVED = ("stage", "version", "identity", "inputs", "input_addresses", "output
 class StageConfig(Config):
     """What every stage has."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of everything random in the stage."""
     device: Execution[str | None] = None
     """`cpu`, `cuda`, `mps`; by default the best there is."""
-    processes: Execution[int | None] = None
+    processes: Execution[PositiveInt | None] = None
     """How many processes are expected; the stage refuses to run in another number. None: any."""
     trust_remote_code: Execution[bool] = False
     """Run Python code that lies beside an adopted model's weights: only for code that you have read."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from pydantic import PositiveInt
+
 from gptlife.data.config import UserError
 from gptlife.data.sources import Data
 from gptlife.stages.journal import Journal
@@ -23,9 +25,9 @@ class TokenizerConfig(StageConfig):
 
     data: Data
     """Text to learn the merges from."""
-    vocabulary: int = 50304
+    vocabulary: PositiveInt = 50304
     """Entries, the 256 bytes and the special tokens included. [GPT-2: 50257; here a multiple of 64]"""
-    sample_documents: int | None = None
+    sample_documents: PositiveInt | None = None
     """Learn from the first so many documents only; None: all."""
     chat_template: str | None = None
     """A Jinja template with generation markers in place of the built-in one."""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gptlife.data.config import UserError
 from gptlife.pipelines import planner, recipe
+from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.store import Store
 
 STEPS = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model"]
@@ -82,10 +84,18 @@ def test_a_missing_data_file_is_refused_by_the_plan(refusal):
     assert "gone.txt" in message
 
 
-def test_a_number_that_is_none_is_refused_by_the_plan(refusal):
+def test_a_number_that_is_none_is_refused_by_the_plan(refusal, folder):
     assert refusal("tokenizer: {learning_rate: .nan}") == (
-        "bad.yaml: tokenizer.learning_rate: nan can't be part of an address; give a finite number"
+        "bad.yaml: tokenizer.learning_rate: input should be a finite number, found nan"
     )
+    # A table whose fields are another library's is looked through as well.
+    (folder / "free.yaml").write_text(
+        "tokenizer: {data: corpus.txt}\n"
+        "pretrain: {data: corpus.txt, validation: corpus.txt, architecture: {model_type: gpt2, fields: {a: [.inf]}}}\n"
+    )
+    with pytest.raises(UserError) as error:
+        planner.plan(recipe.load("free.yaml", [], LIFECYCLE), Store(Path("store")))
+    assert str(error.value).endswith(": inf can't be part of an address; give a finite number")
 
 
 def adopted_plan(chain, source):
