@@ -140,6 +140,9 @@ def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
     if problem["type"] == "missing":
         return f"{place}: required, but not given"
     text = re.sub(r"^(Value|Assertion) error, ", "", problem["msg"])
+    parent = _model_at(model, problem["loc"])
+    if parent and text.partition(":")[0] in parent.model_fields:  # of a validator that looks at several fields
+        return f"{place}.{text}"
     shown = "" if problem["type"] in ("value_error", "assertion_error") else f", found {problem['input']!r}"
     return f"{place}: {text[:1].lower() + text[1:]}{shown}"
 

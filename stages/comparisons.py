@@ -18,7 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import Execution, Share, UserError
 from gptlife.data.sources import Data
@@ -59,6 +59,15 @@ class ComparisonsConfig(StageConfig):
     chunk: Execution[PositiveInt] = 256
     """Prompts between savings."""
 
+    @model_validator(mode="after")
+    def _range(self) -> ComparisonsConfig:
+        if not 2 <= self.answers_min <= self.answers_max:
+            raise ValueError(
+                f"answers_min: {self.answers_min} to {self.answers_max} answers is no range; "
+                "give at least 2, and answers_max no smaller"
+            )
+        return self
+
 
 def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     """Sample and rank; metrics: rankings, pairs, ties, agreement of the labelers, ceilings."""
@@ -69,11 +78,6 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     from gptlife.stages.training import accelerator_for
 
     started = time.monotonic()
-    if not 2 <= config.answers_min <= config.answers_max:
-        raise UserError(
-            f"comparisons.answers_min: {config.answers_min} to {config.answers_max} answers is no range; "
-            "give at least 2, and answers_max no smaller"
-        )
     accelerator = accelerator_for(config, output)
     found = prompts(config.prompts, config.seed)
     if isinstance(config.validation, float):

@@ -17,12 +17,13 @@ import re
 import time
 from pathlib import Path
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from gptlife.data.config import Execution, UserError
+from gptlife.data.config import Execution, UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges import JudgeConfig, village_kinds
+from gptlife.stages.answerers import MAIN, is_base
 from gptlife.stages.stage import Metrics, Stage, StageConfig
 
 ANSWERERS = ("base", "sft", "ppo", "rloo", "dpo", "best_of_n")
@@ -68,6 +69,14 @@ class EvaluationConfig(StageConfig):
     micro_batch_tokens: Execution[PositiveInt] = 8192
     """Padded tokens in one forward pass."""
 
+    @field_validator("further_prompts")
+    @classmethod
+    def _names(cls, further: dict[str, Data]) -> dict[str, Data]:
+        for name in further:
+            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name == MAIN:
+                raise ValueError(f"'{name}' is no name for a set; use small letters, digits and _")
+        return further
+
 
 def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, **answering: Path) -> Metrics:
     """Answer, judge, compare; writes `answers.jsonl` and gives every table of the report as metrics.
@@ -77,7 +86,7 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
     """
     from gptlife.data.formats import prompts
     from gptlife.stages import comparing
-    from gptlife.stages.answerers import MAIN, ask_all
+    from gptlife.stages.answerers import ask_all
     from gptlife.stages.judging import Judging
     from gptlife.stages.training import accelerator_for
 
@@ -141,9 +150,11 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
 def _check(config: EvaluationConfig, answering: dict[str, Path], reward: Path | None) -> None:
     if not answering:
         raise UserError("evaluation.inputs: nobody answers; give at least one of base, sft, ppo, or any other name")
-    for name in config.further_prompts:
-        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name == "prompts":
-            raise UserError(f"evaluation.further_prompts.{name}: no name for a set; use small letters, digits and _")
+    known = [*answering, *(f"{name}_prompted" for name in answering if is_base(name) and config.shots is not None)]
+    left_as_it_is = config.baseline == EvaluationConfig.model_fields["baseline"].default
+    if config.baseline not in known and (config.judge.llm is not None or not left_as_it_is):
+        hint = suggest(config.baseline, known)
+        raise UserError(f"evaluation.baseline: nobody here is called '{config.baseline}'{hint}")
     if config.judge.reward_model and reward is None:
         raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
 

@@ -67,9 +67,30 @@ def load_causal(path: Path, **dropouts: float) -> Any:
     """A causal LM in fp32 with every dropout set to 0 but those given.
 
     Raises:
-        UserError: when the directory holds no model that transformers can load.
+        UserError: when the directory holds no model that transformers can load, or one that reads what comes after.
     """
-    return _load(AutoModelForCausalLM, path, dropouts)
+    model = _load(AutoModelForCausalLM, path, dropouts)
+    check_causal(model, str(path))
+    return model
+
+
+@torch.no_grad()
+def check_causal(model: Any, place: str) -> None:
+    """See that what follows a token doesn't change its logits, as it does in an encoder (transformers loads those too).
+
+    Raises:
+        UserError: when it does; `place` says where the model is from.
+    """
+    entries, training = model.get_input_embeddings().num_embeddings, model.training
+    ids_BT = torch.arange(8, device=model.device).remainder(entries).repeat(2, 1)
+    ids_BT[1, -1] = (ids_BT[0, -1] + 1) % entries
+    one, other = model.eval()(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[:, :-1]
+    model.train(training)
+    if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
+        raise UserError(
+            f"{place}: {model.config.model_type} looks at the tokens that it is to predict; "
+            "give a decoder (gpt2, llama, ...), or set is_decoder where it has that field"
+        )
 
 
 def load_scorer(path: Path, fresh_head: bool = False, **dropouts: float) -> Any:
@@ -78,6 +99,8 @@ def load_scorer(path: Path, fresh_head: bool = False, **dropouts: float) -> Any:
     A new head starts at zero, so that every score is 0 (for a value network this is Ziegler et al.'s choice).
     """
     model = _load(AutoModelForSequenceClassification, path, dropouts, num_labels=1)
+    if not hasattr(model, "score"):
+        raise UserError(f"{path}: {model.config.model_type} makes no reward model (no `score` head); give a decoder")
     if fresh_head:
         nn.init.zeros_(model.score.weight)
     return model

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import BelowOne, Config, Execution, HashFile, UserError
 from gptlife.data.sources import Data
@@ -100,6 +100,14 @@ class OnlineConfig(TrainingConfig):
     rows: Execution[PositiveInt] = 256
     """Answers decoded together on one process."""
 
+    @model_validator(mode="after")
+    def _batches(self) -> OnlineConfig:
+        for name in ("minibatch_size", "answers_per_prompt"):
+            size = getattr(self, name, 1)
+            if self.batch_size % size:
+                raise ValueError(f"{name}: {size} does not divide batch_size {self.batch_size}; choose one that does")
+        return self
+
     def identity(self, hash_file: HashFile) -> dict[str, Any]:
         """With the reward function by content."""
         own = super().identity(hash_file)
@@ -172,14 +180,6 @@ def _check(algorithm: Algorithm, reward: Path | None) -> None:
         raise UserError(
             f"{name}.reward_function: give either this or the input `reward` (a reward model), not both or none"
         )
-    for field, size in (
-        ("minibatch_size", config.minibatch_size),
-        ("answers_per_prompt", algorithm.answers_per_prompt),
-    ):
-        if config.batch_size % size:
-            raise UserError(
-                f"{name}.{field}: {size} does not divide batch_size {config.batch_size}; choose one that does"
-            )
 
 
 def _status(metrics: dict[str, Any]) -> str:

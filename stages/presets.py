@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from gptlife.data.config import Config, UserError, suggest
 
 if TYPE_CHECKING:
@@ -56,16 +58,21 @@ class Architecture(Config):
     fields: dict[str, Any] = {}
     """Fields of that model's config, over the preset's."""
 
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, preset: str | None) -> str | None:
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"no preset '{preset}'{suggest(preset, list(PRESETS))}")
+        return preset
+
     def build(self, vocabulary: int, eos: int, pad: int) -> PretrainedConfig:
         """The `transformers` config, for a tokenizer of `vocabulary` entries.
 
         Raises:
-            UserError: for an unknown preset, model type or field.
+            UserError: for an unknown model type or field.
         """
         from transformers import CONFIG_MAPPING, AutoConfig
 
-        if self.preset is not None and self.preset not in PRESETS:
-            raise UserError(f"architecture.preset: no preset '{self.preset}'{suggest(self.preset, list(PRESETS))}")
         chosen = dict(PRESETS[self.preset]) if self.preset else {"model_type": self.model_type}
         model_type = chosen.pop("model_type")
         if model_type not in CONFIG_MAPPING:

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from gptlife.data.config import BelowOne, UserError
 from gptlife.data.sources import Data
@@ -57,6 +57,14 @@ class PretrainConfig(TrainingConfig):
     validate_every: NonNegativeInt = 250
     """Steps between validation losses; 0: at the end alone."""
 
+    @model_validator(mode="after")
+    def _one_row(self) -> PretrainConfig:
+        if self.batch_tokens < self.sequence_length:
+            raise ValueError(
+                f"batch_tokens: {self.batch_tokens} is less than one row of {self.sequence_length}; raise it"
+            )
+        return self
+
 
 def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     """Train and save; metrics: losses in nats a token, bits per byte, tokens/s, MFU."""
@@ -85,6 +93,7 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         if getattr(settings, name, None) is not None:
             setattr(settings, name, config.dropout)
     model = AutoModelForCausalLM.from_config(settings)
+    models.check_causal(model, "pretrain.architecture")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     flops, peak = flops_per_token(model, config.sequence_length), peak_flops(accelerator.device)
@@ -123,16 +132,10 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
 
 
 def schedule(config: PretrainConfig, n_rows: int) -> Schedule:
-    """Batch sizes in rows (with the ramp) and learning rates, as functions of the tokens seen.
-
-    Raises:
-        UserError: when a batch would hold no full row.
-    """
+    """Batch sizes in rows (with the ramp) and learning rates, as functions of the tokens seen."""
     from gptlife.stages.training import Schedule, cosine
 
     width = config.sequence_length
-    if config.batch_tokens < width:
-        raise UserError(f"pretrain.batch_tokens: {config.batch_tokens} is less than one row of {width}; raise it")
     sizes, rates, seen = [], [], 0
     while seen < config.tokens:
         grown = min(1.0, seen / config.ramp_tokens) if config.ramp_tokens else 1.0

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import BelowOne, Share, UserError
 from gptlife.data.sources import Data
@@ -67,12 +67,18 @@ class SFTConfig(TrainingConfig):
     lora: LoRA | None = None
     """Train low-rank adapters instead of all weights; merged on save."""
 
+    @model_validator(mode="after")
+    def _rows(self) -> SFTConfig:
+        if self.packing and self.pretraining is not None:
+            raise ValueError("packing: true can't go with `pretraining`; set packing: false, or leave pretraining out")
+        return self
+
 
 def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     """Fine-tune and save; metrics: losses in nats an assistant token, before and after.
 
     Raises:
-        UserError: for data or lengths that don't fit the model, and for `packing` together with `pretraining`.
+        UserError: for data or lengths that don't fit the model.
     """
     from gptlife.data.formats import conversations
     from gptlife.data.packing import pack_examples
@@ -82,8 +88,6 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     from gptlife.stages.loop import fit
     from gptlife.stages.training import accelerator_for, epochs
 
-    if config.packing and config.pretraining is not None:
-        raise UserError("sft.packing: true can't go with `pretraining`; set packing: false, or leave pretraining out")
     accelerator = accelerator_for(config, output)
     tokenizer = models.load_tokenizer(base)
     model = models.load_causal(base, resid_pdrop=config.residual_dropout)
@@ -192,7 +196,8 @@ def split(rows: list[Any], share: float, place: str) -> tuple[list[Any], list[An
     """
     held = round(len(rows) * share)
     if not 0 < held < len(rows):
-        raise UserError(f"{place}: a share of {share} of {len(rows)} rows leaves no row on one side; give more rows")
+        act = "give another share, or more rows"
+        raise UserError(f"{place}: a share of {share} of {len(rows)} rows leaves no row on one side; {act}")
     return rows[:-held], rows[-held:]
 
 

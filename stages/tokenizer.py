@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from gptlife.data.config import UserError
 from gptlife.data.sources import Data
+from gptlife.data.tokens import SMALLEST_VOCABULARY
 from gptlife.stages.journal import Journal
 from gptlife.stages.stage import Metrics, Stage, StageConfig
 
@@ -25,7 +26,7 @@ class TokenizerConfig(StageConfig):
 
     data: Data
     """Text to learn the merges from."""
-    vocabulary: PositiveInt = 50304
+    vocabulary: int = Field(50304, ge=SMALLEST_VOCABULARY)
     """Entries, the 256 bytes and the special tokens included. [GPT-2: 50257; here a multiple of 64]"""
     sample_documents: PositiveInt | None = None
     """Learn from the first so many documents only; None: all."""

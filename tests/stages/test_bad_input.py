@@ -75,7 +75,7 @@ def test_conversation_longer_than_the_context(tiny: Any, refusal: Callable[..., 
 
 
 def test_no_validation_rows(tiny: Any, refusal: Callable[..., str]) -> None:
-    message = "leaves no row on one side; give more rows"
+    message = "leaves no row on one side; give another share, or more rows"
     talks = {"data": str(tiny.conversations), "validation": 0.001}
     assert refusal(sft.STAGE, talks, base=tiny.pretrain) == f"sft.validation: a share of 0.001 of 48 rows {message}"
     labelers = {"function": f"{tiny.functions}:rank"}

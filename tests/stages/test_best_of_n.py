@@ -222,7 +222,7 @@ def test_sizes() -> None:
     assert config(samples=24).sizes() == [1, 2, 4, 8, 16, 24]
     assert config(samples=24, ns=[1, 5]).sizes() == [1, 5]
     for changes, text in (
-        ({"samples": 8}, r"^best_of_n: answer_n: 16 is more than samples \(8\); lower it"),
+        ({"samples": 8}, r"^best_of_n\.answer_n: 16 is more than samples \(8\); lower it"),
         ({"ns": [1, 65]}, r"ns: \[1, 65\] does not rise from 1 to at most samples \(64\)"),
         ({"ns": [2, 4]}, "ns: .* does not rise from 1"),
         ({"ns": [1, 4, 2]}, "ns: .* does not rise from 1"),

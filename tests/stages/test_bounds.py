@@ -99,11 +99,29 @@ def test_a_number_has_its_bounds(model: type[Config], name: str, kind: type) -> 
         ("sft", "learning_rate", math.inf, "learning_rate: input should be a finite number, found inf"),
         ("sft", "seed", -1, "seed: input should be greater than or equal to 0, found -1"),
         ("sft", "validation", -0.5, "validation: input should be greater than or equal to 0, found -0.5"),
+        # What two fields say together.
+        ("ppo", "batch_size", 7, "minibatch_size: 64 does not divide batch_size 7; choose one that does"),
+        ("rloo", "answers_per_prompt", 3, "answers_per_prompt: 3 does not divide batch_size 512; choose one that does"),
+        ("pretrain", "batch_tokens", 10, "batch_tokens: 10 is less than one row of 2048; raise it"),
+        (
+            "comparisons",
+            "answers_max",
+            3,
+            "answers_min: 4 to 3 answers is no range; give at least 2, and answers_max no smaller",
+        ),
+        (
+            "sft",
+            "packing",
+            True,
+            "packing: true can't go with `pretraining`; set packing: false, or leave pretraining out",
+        ),
+        ("pretrain", "architecture", {"preset": "gpt9"}, "architecture.preset: no preset 'gpt9'; did you mean 'gpt1'?"),
     ],
 )
 def test_what_one_reads(stage: str, name: str, value: Any, said: str) -> None:
     (config,) = (step.stage.config for step in LIFECYCLE if step.name == stage)
-    needed = {"data": "a.jsonl", "validation": "b.jsonl", "prompts": "c.jsonl"}
+    needed = {"data": "a.jsonl", "validation": "b.jsonl", "prompts": "c.jsonl", "labelers": {"village": "training"}}
+    needed |= {"pretraining": "d.jsonl"} if name == "packing" else {}
     raw = {key: needed[key] for key in needed if key in config.model_fields}
     with pytest.raises(UserError) as error:
         decode(config, {**raw, name: value}, f"r.yaml: {stage}")

@@ -48,6 +48,20 @@ def test_ready_answers_must_be_to_the_same_prompts(tiny: Any, run: Any, tmp_path
         run(evaluation.STAGE, fields(tiny), tmp_path / "two", sft=tiny.sft, best_of_n=ready)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"baseline": "stf"}, "nobody here is called 'stf'; did you mean 'sft'?"),
+        ({"baseline": "base_prompted"}, "nobody here is called 'base_prompted'; there are: base, sft"),
+    ],
+)
+def test_a_baseline_that_nobody_is(more: dict[str, Any], said: str, run: Any, tiny: Any, tmp_path: Path) -> None:
+    inputs = {"base": tiny.pretrain, "sft": tiny.sft}
+    with pytest.raises(UserError) as error:
+        run(evaluation.STAGE, fields(tiny, **more), tmp_path / "one", **inputs)
+    assert str(error.value) == f"evaluation.baseline: {said}"
+
+
 def test_further_prompts_are_scored_and_not_compared(run: Any, tiny: Any, tmp_path: Path) -> None:
     further = tmp_path / "further.jsonl"
     further.write_text("".join(json.dumps({"prompt": f"Who is {name}?"}) + "\n" for name in "ABCDE"), encoding="utf-8")
@@ -55,7 +69,7 @@ def test_further_prompts_are_scored_and_not_compared(run: Any, tiny: Any, tmp_pa
     metrics = run(evaluation.STAGE, fields(tiny, further_prompts={"five": str(further)}), tmp_path / "one", **inputs)
     assert {name: found["score"]["n"] for name, found in metrics["further"]["five"].items()} == {"base": 5, "sft": 5}
     assert {row["n"] for row in metrics["win_rates"]} == {24}
-    with pytest.raises(UserError, match=r"^evaluation\.further_prompts\.Five: no name for a set"):
+    with pytest.raises(UserError, match=r"^evaluation\.further_prompts: 'Five' is no name for a set"):
         run(evaluation.STAGE, fields(tiny, further_prompts={"Five": str(further)}), tmp_path / "two", sft=tiny.sft)
 
 

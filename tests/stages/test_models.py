@@ -11,6 +11,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from gptlife.data.config import UserError
 from gptlife.stages import hardware, models
 from gptlife.stages.training_config import LoRA
 
@@ -23,6 +24,49 @@ def test_what_is_loaded(tiny: Any) -> None:
     # V D + positions D + 2 layers of 12 D^2 + 13 D + 2 D, with D = 32 and V = 319.
     assert models.size_of(model) == 319 * 32 + 64 * 32 + 2 * (12 * 32**2 + 13 * 32) + 64
     assert models.load_tokenizer(tiny.sft).padding_side == "left"
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+DECODERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "gpt_neox": SIZES,
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "opt": {**SIZES, "ffn_dim": 32, "word_embed_proj_dim": 16},
+    "llama": SIZES,
+    "mistral": {**SIZES, "num_key_value_heads": 1},
+    "qwen3": {**SIZES, "num_key_value_heads": 1, "head_dim": 8},
+    "gemma": {**SIZES, "num_key_value_heads": 1, "head_dim": 8},
+}
+
+
+def causal(kind: str, **fields: Any) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=50, bos_token_id=0, eos_token_id=0, pad_token_id=1, **fields)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_decoders_look_back_only(kind: str) -> None:
+    model = causal(kind, **DECODERS[kind]).train()
+    models.check_causal(model, "x")
+    assert model.training
+
+
+def test_an_encoder_is_no_language_model_here() -> None:
+    with pytest.raises(
+        UserError, match=r"^architecture: bert looks at the tokens that it is to predict; give a decoder"
+    ):
+        models.check_causal(causal("bert", **SIZES), "architecture")
+    models.check_causal(causal("bert", **SIZES, is_decoder=True), "architecture")
+
+
+def test_a_saved_encoder_is_refused(tiny: Any, tmp_path: Path) -> None:
+    causal("bert", **SIZES).save_pretrained(str(tmp_path))
+    AutoTokenizer.from_pretrained(str(tiny.sft)).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=r": bert looks at the tokens that it is to predict"):
+        models.load_causal(tmp_path)
+    with pytest.raises(UserError, match=r": bert makes no reward model \(no `score` head\); give a decoder"):
+        models.load_scorer(tmp_path)
 
 
 def test_a_new_head_scores_zero(tiny: Any) -> None:

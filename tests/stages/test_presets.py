@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gptlife.data.config import UserError
+from gptlife.data.config import UserError, decode
 from gptlife.stages.presets import PRESETS, Architecture
 
 # Brown et al. 2020, Table 2.1.
@@ -58,10 +58,17 @@ def test_special_tokens_and_changes() -> None:
     assert (config.n_layer, config.n_embd) == (3, 768)
 
 
+def test_an_unknown_preset_is_refused_when_it_is_read() -> None:
+    with pytest.raises(UserError) as error:
+        decode(Architecture, {"preset": "gpt2-smal"}, "r.yaml: pretrain.architecture")
+    assert str(error.value) == (
+        "r.yaml: pretrain.architecture.preset: no preset 'gpt2-smal'; did you mean 'gpt2-small'?"
+    )
+
+
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        (Architecture(preset="gpt2-smal"), "no preset 'gpt2-smal'; did you mean 'gpt2-small'"),
         (Architecture(model_type="lama"), "no model type 'lama'; did you mean 'llama'"),
         (Architecture(fields={"n_layers": 2}), "fields.n_layers: gpt2 has no such field; did you mean 'n_layer'"),
     ],

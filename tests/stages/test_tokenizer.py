@@ -47,5 +47,5 @@ def test_sample_and_template(tmp_path: Path, run: Any) -> None:
 
 
 def test_too_small_a_vocabulary(tiny: Any, run: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^vocab_size: must be at least 261 .*, found 260; raise it$"):
+    with pytest.raises(UserError, match=r"^tokenizer\.vocabulary: input should be .* 261, found 260$"):
         run(tokenizer.STAGE, {"data": str(tiny.text), "vocabulary": 260}, tmp_path / "one")
