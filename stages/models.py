@@ -8,10 +8,14 @@ the row for it, and both are saved with the model.
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import logging as transformers_logging
@@ -24,6 +28,8 @@ from gptlife.reward.reading import SelectedScores, unwrapped
 from gptlife.stages import foreign
 from gptlife.stages.training_config import LoRA
 
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, StrictDataclassError)
+"""What transformers and its helpers raise over files that are not what they should be."""
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "classifier_dropout")
 MEMBERS = "members"
 """Where a reward model's further members lie: `members/1`, `members/2`, ...; the first one is the output itself."""
@@ -53,8 +59,10 @@ def load_tokenizer(path: Path) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=foreign.trusted())
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise foreign.refusal(path, "tokenizer", error) from None
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes up an empty one
+        raise UserError(f"{path}: no tokenizer can be loaded (it has no vocabulary); put its tokenizer.json there")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-text token (eos_token); set one in tokenizer_config.json")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -79,13 +87,16 @@ def check_causal(model: Any, place: str) -> None:
     """See that what follows a token doesn't change its logits, as it does in an encoder (transformers loads those too).
 
     Raises:
-        UserError: when it does; `place` says where the model is from.
+        UserError: when it does, or the logits are no numbers; `place` says where the model is from.
     """
     entries, training = model.get_input_embeddings().num_embeddings, model.training
     ids_BT = torch.arange(8, device=model.device).remainder(entries).repeat(2, 1)
     ids_BT[1, -1] = (ids_BT[0, -1] + 1) % entries
-    one, other = model.eval()(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits[:, :-1]
+    logits_BTV = model.eval()(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits
     model.train(training)
+    if not bool(logits_BTV.isfinite().all()):
+        raise UserError(f"{place}: its logits are not finite; its weights are damaged, give others")
+    one, other = logits_BTV[:, :-1]
     if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
         raise UserError(
             f"{place}: {model.config.model_type} looks at the tokens that it is to predict; "
@@ -97,8 +108,12 @@ def load_scorer(path: Path, fresh_head: bool = False, **dropouts: float) -> Any:
     """A scalar-head model: a reward model, or (with `fresh_head`) a causal LM's trunk with a new head.
 
     A new head starts at zero, so that every score is 0 (for a value network this is Ziegler et al.'s choice).
+
+    Raises:
+        UserError: when the directory holds no such model, or one without a head where that is no new one.
     """
-    model = _load(AutoModelForSequenceClassification, path, dropouts, num_labels=1)
+    head = ("score.weight",) if fresh_head else ()
+    model = _load(AutoModelForSequenceClassification, path, dropouts, head, num_labels=1)
     if not hasattr(model, "score"):
         raise UserError(f"{path}: {model.config.model_type} makes no reward model (no `score` head); give a decoder")
     if fresh_head:
@@ -133,36 +148,60 @@ def load_config(path: Path, **fields: Any) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=foreign.trusted(), **fields)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise foreign.refusal(path, "model", error) from None
 
 
-def _load(kind: Any, path: Path, dropouts: dict[str, float], **fields: Any) -> Any:
+def _load(kind: Any, path: Path, dropouts: dict[str, float], new: Sequence[str] = (), **fields: Any) -> Any:
     config = load_config(path, **fields)
     for name in DROPOUTS:
         if getattr(config, name, None) is not None:
             setattr(config, name, dropouts.get(name, 0.0))
     config.use_cache = False
-    pad = load_tokenizer(path).pad_token_id
+    tokenizer = load_tokenizer(path)
+    pad = tokenizer.pad_token_id
     # Some families keep PAD's row out of training: that must not be EOS's, nor one that is not there yet.
     config.pad_token_id = pad if pad < config.get_text_config().vocab_size else None
-    model = read_weights(kind, path, config=config, dtype=torch.float32)
-    if pad >= model.get_input_embeddings().num_embeddings:
+    model = read_weights(kind, path, new, config=config, dtype=torch.float32)
+    entries = model.get_input_embeddings().num_embeddings
+    highest = max(number for number in tokenizer.get_vocab().values() if number != pad)
+    if highest >= entries:
+        raise UserError(
+            f"{path}: its tokenizer has tokens up to number {highest}, its model {entries} entries: they don't belong "
+            "together; give the model its own tokenizer"
+        )
+    if pad >= entries:
         _grow(model, pad + 1)
     model.config.pad_token_id = pad
     return model
 
 
-def read_weights(kind: Any, path: Path, **fields: Any) -> Any:
-    """A transformers model of the automatic class `kind`, from safetensors alone.
+def read_weights(kind: Any, path: Path, new: Sequence[str] = (), **fields: Any) -> Any:
+    """A transformers model of the automatic class `kind`, from safetensors alone; weights called `new` may be missing.
 
     Raises:
-        UserError: when the directory holds none that transformers can load.
+        UserError: when the directory holds none that transformers can load, or not all of its weights, which
+            transformers would draw at random (a language model taken for a reward model has no `score.weight`).
     """
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # looked at here, in words of our own
     try:
-        return kind.from_pretrained(str(path), use_safetensors=True, trust_remote_code=foreign.trusted(), **fields)
-    except (OSError, ValueError, KeyError) as error:
+        model, found = kind.from_pretrained(
+            str(path), use_safetensors=True, trust_remote_code=foreign.trusted(), **told, **fields
+        )
+    except _UNREADABLE as error:
         raise foreign.refusal(path, "model", error) from None
+    if missing := sorted(set(found["missing_keys"]) - {*new}):
+        what = f"{type(model).__name__} needs {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        raise UserError(f"{path}: {what}, and its weights have none; give a model of that kind, or all of its weights")
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{path}: {name} has shape {[*there]}, its config wants {[*wanted]}; give weights and config of one model"
+        )
+    ours = model.state_dict().keys()
+    for name in sorted(found["unexpected_keys"]):
+        if re.sub(r"\.\d+\.", ".0.", name, count=1) in ours:  # other names are another head's, or buffers of old
+            raise UserError(f"{path}: its config leaves {name} out, a layer that its weights have; mend config.json")
+    return model
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from gptlife.data.config import UserError
 from gptlife.stages import hardware, models
@@ -39,9 +39,9 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def causal(kind: str, **fields: Any) -> Any:
+def causal(kind: str, entries: int = 50, **fields: Any) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, vocab_size=50, bos_token_id=0, eos_token_id=0, pad_token_id=1, **fields)
+    config = AutoConfig.for_model(kind, vocab_size=entries, bos_token_id=0, eos_token_id=0, pad_token_id=1, **fields)
     return AutoModelForCausalLM.from_config(config)
 
 
@@ -61,10 +61,12 @@ def test_an_encoder_is_no_language_model_here() -> None:
 
 
 def test_a_saved_encoder_is_refused(tiny: Any, tmp_path: Path) -> None:
-    causal("bert", **SIZES).save_pretrained(str(tmp_path))
+    causal("bert", **SIZES, entries=400).save_pretrained(str(tmp_path))
     AutoTokenizer.from_pretrained(str(tiny.sft)).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r": bert looks at the tokens that it is to predict"):
         models.load_causal(tmp_path)
+    scorer = AutoConfig.for_model("bert", vocab_size=400, num_labels=1, **SIZES)
+    AutoModelForSequenceClassification.from_config(scorer).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r": bert makes no reward model \(no `score` head\); give a decoder"):
         models.load_scorer(tmp_path)
 
