@@ -42,11 +42,12 @@ def long_prompt(tmp_path: Path) -> str:
 
 def copy_of(path: Path, output: Path, **changes: Any) -> Path:
     """The model at `path` with another tokenizer (`chat_template`, `tokens`)."""
-    AutoModelForCausalLM.from_pretrained(str(path)).save_pretrained(str(output))
-    vocabulary = AutoTokenizer.from_pretrained(str(path))
+    model, vocabulary = AutoModelForCausalLM.from_pretrained(str(path)), AutoTokenizer.from_pretrained(str(path))
     if "chat_template" in changes:
         vocabulary.chat_template = changes["chat_template"]
     vocabulary.add_tokens(changes.get("tokens", []))
+    model.resize_token_embeddings(len(vocabulary))
+    model.save_pretrained(str(output))
     vocabulary.save_pretrained(str(output))
     return output
 
@@ -122,11 +123,11 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         best_device("cuda:0")
 
 
-def poisoned(kind: Any, path: Path, output: Path, parameter: str) -> Path:
-    """The model at `path` with a NaN in one weight."""
+def poisoned(kind: Any, path: Path, output: Path, parameter: str, row: int = 0) -> Path:
+    """The model at `path` with a NaN in one weight, the first of a row."""
     model = kind.from_pretrained(str(path))
     with torch.no_grad():
-        model.get_parameter(parameter).view(-1)[0] = float("nan")
+        model.get_parameter(parameter)[row].view(-1)[0] = float("nan")
     model.save_pretrained(str(output))
     AutoTokenizer.from_pretrained(str(path)).save_pretrained(str(output))
     return output
@@ -140,7 +141,8 @@ def test_loss_that_is_no_number(
     tiny: Any, refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", never)
-    base = poisoned(AutoModelForCausalLM, tiny.pretrain, tmp_path / "base", "transformer.ln_f.weight")
+    # Of a position that no short text has: a model that is no number from the first token on is not loaded.
+    base = poisoned(AutoModelForCausalLM, tiny.pretrain, tmp_path / "base", "transformer.wpe.weight", row=12)
     found = refusal(sft.STAGE, {"data": str(tiny.conversations)}, base=base)
     assert found.startswith("sft: step 1: loss is nan on rows [")
     found = refusal(reward_model.STAGE, {}, base=base, comparisons=tiny.comparisons)
