@@ -5,6 +5,7 @@ Every command is a few lines over the modules beside it. Nothing here imports to
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: what the user can mend is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no such letter shows its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 
@@ -154,3 +158,10 @@ def test_an_interrupt_outside_a_stage_is_one_line(gptlife, monkeypatch):
     monkeypatch.setattr(cli, "app", interrupted)
     stopped = gptlife("plan", "toy.yaml")
     assert (stopped.code, stopped.err) == (130, "gptlife: interrupted; run the same command again to go on\n")
+
+
+def test_a_terminal_without_the_letter_shows_its_number(folder):
+    words = [sys.executable, "-m", "gptlife.pipelines.cli", "report", "smoke", "--store", "störe"]
+    told = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout.endswith(b"st\\xf6re/reports/smoke.html\n")
