@@ -94,8 +94,8 @@ def check_causal(model: Any, place: str) -> None:
     ids_BT[1, -1] = (ids_BT[0, -1] + 1) % entries
     logits_BTV = model.eval()(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).logits
     model.train(training)
-    if not bool(logits_BTV.isfinite().all()):
-        raise UserError(f"{place}: its logits are not finite; its weights are damaged, give others")
+    if bool(logits_BTV.isnan().any()):  # an entry that is masked out may be infinite
+        raise UserError(f"{place}: its logits are nan; its weights are damaged, give others")
     one, other = logits_BTV[:, :-1]
     if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
         raise UserError(

@@ -83,7 +83,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "weights of zeros": (content("model.safetensors", lambda data: bytes(len(data))), r"no model can be loaded \("),
     "weights that are empty": (content("model.safetensors", lambda data: b""), r"no model can be loaded \("),
     "no weights": (lambda path: (path / "model.safetensors").unlink(), r"no model can be loaded \("),
-    "a weight that is no number": (weights(first_is_nan), r"its logits are not finite; its weights are damaged, give"),
+    "a weight that is no number": (weights(first_is_nan), r"its logits are nan; its weights are damaged, give"),
     "tokenizer cut short": (content("tokenizer.json", lambda data: data[:99]), r"no tokenizer can be loaded \("),
     "an empty tokenizer": (content("tokenizer.json", lambda data: b"{}"), r"no tokenizer can be loaded \("),
     "no tokenizer": (
