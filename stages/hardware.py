@@ -7,6 +7,7 @@ scores and values over half the row on average (Chowdhery et al. 2022, App. B, h
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,10 +74,16 @@ def same_bits() -> Iterator[None]:
 
 
 def described(device: torch.device, deterministic: bool) -> dict[str, Any]:
-    """A device for the manifest, and whether the same run gives the same bits there."""
+    """A device for the manifest, and whether the same run gives the same bits there.
+
+    A CPU is told by the vector instructions that torch takes: with others, sums are rounded otherwise.
+    """
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     same = device.type == "cpu" or (deterministic and device.type == "cuda")
-    return {"device": f"{device.type}{name}", "threads": torch.get_num_threads(), "same_bits": same}
+    known: dict[str, Any] = {"device": f"{device.type}{name}", "threads": torch.get_num_threads(), "same_bits": same}
+    if device.type == "cpu":
+        known["instructions"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return known
 
 
 def peak_gpu_memory_mb(device: torch.device) -> int | None:

@@ -8,7 +8,6 @@ are can always be taken (`run --jobs` gives each step a share of the cores); all
 
 from __future__ import annotations
 
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,11 @@ def worked_on(output: Path) -> list[dict[str, Any]]:
 
 
 def _here(config: StageConfig, state: PartialState) -> dict[str, Any]:
-    on_cpu, versions = state.device.type == "cpu", artifact.versions()
+    device, versions = described(state.device, config.deterministic), artifact.versions()
+    told = ("device", "threads", "instructions") if state.device.type == "cpu" else ("device",)
     return {
         "processes": state.num_processes,
-        "device": described(state.device, config.deterministic)["device"],
-        **({"threads": torch.get_num_threads(), "instructions": _instructions()} if on_cpu else {}),
+        **{name: device[name] for name in told},
         **{name: versions.get(name) for name in _PACKAGES},
         **{name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)},
     }
-
-
-def _instructions() -> str:
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
