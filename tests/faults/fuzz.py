@@ -88,7 +88,9 @@ def write_page(path: Path, rows: dict[str, str]) -> None:
         "",
         f"[{len(corpus)} broken or odd files](../../tests/bad_inputs/expected.yaml) are read by the default tests: "
         f"{refused} are refused, each with the line that stands there, {len(corpus) - refused} are good data that "
-        "looks bad, and read as it should be. None is accepted in silence for what it isn't.",
+        "looks bad, and read as it should be. None is accepted in silence for what it isn't. [Models "
+        "that are not what they say](../../tests/stages/test_broken_models.py) and [numbers that make no "
+        "sense](../../tests/stages/test_bounds.py) are refused likewise.",
         "",
         "## Fuzzing",
         "",
