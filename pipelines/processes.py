@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import IO
 
+from gptlife.stages import stopping
+
 
 class Caught:
     """The last signal that arrived while children run; it is passed on to every one of them."""
@@ -24,6 +26,8 @@ class Caught:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.number = number
+        if number == signal.SIGHUP:
+            stopping.let_go_of_the_terminal()
         for group in [*self._groups]:
             self._pass_on(group)
 
@@ -55,9 +59,8 @@ class Caught:
 def caught_signals() -> Iterator[Caught]:
     """Interrupt, termination and hang-up go to the children instead of ending this process."""
     caught = Caught()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # One that is ignored (nohup) stays ignored.
-    before = {n: signal.signal(n, caught) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    before = {n: signal.signal(n, caught) for n in stopping.NUMBERS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield caught
     finally:

@@ -1,4 +1,4 @@
-"""Being asked to stop, by Ctrl-C (SIGINT) or by a cluster (SIGTERM).
+"""Being asked to stop, by Ctrl-C (SIGINT), by a cluster (SIGTERM) or by a terminal that is gone (SIGHUP).
 
 A stage in a training loop finishes its step, saves it and ends with exit code 130; anything else is interrupted at
 once, since what it has is on disk already. A second Ctrl-C interrupts in any case. (A SIGTERM after a Ctrl-C does not:
@@ -7,13 +7,15 @@ launchers pass on as one what their children have heard as the other.)
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Request:
@@ -34,6 +36,8 @@ def heard(name: str) -> Iterator[None]:
     """Take the signals in this module's way; `name` says who is stopping. A signal that is ignored stays so."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            let_go_of_the_terminal()
         if not _Request.waiting or (_Request.asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         if not _Request.asked:
@@ -49,6 +53,15 @@ def heard(name: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def let_go_of_the_terminal() -> None:
+    """Send what would go to a terminal nowhere: after a hang-up writing there is an error, and not one to die of."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        if stat.S_ISCHR(os.fstat(number).st_mode):
+            os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 @contextmanager

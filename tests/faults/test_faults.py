@@ -148,7 +148,7 @@ def test_a_killed_rank_ends_the_job_and_it_goes_on(tiny: Any, tmp_path: Path, di
     assert log_of(tmp_path / "hurt") == log_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_ends_with_130_and_a_checkpoint(number: int, tiny: Any, tmp_path: Path, digests: Any) -> None:
     fields, inputs = pretraining(tiny)
     fields |= {"tokens": 64 * 1024, "checkpoint_seconds": 3600.0}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,6 +336,29 @@ def test_a_signal_reaches_the_stage_and_is_waited_for(asleep, short, number, cod
     (short / "act").unlink()
     resumed = program("run", "short.yaml", "pretrain.act=act")
     assert resumed.communicate(timeout=20)[1] == ""
+    assert attempts(short, "pretrain") == 2
+
+
+def test_a_terminal_that_is_gone_stops_the_run_and_the_same_command_resumes(chain, short):
+    (short / "act").write_text("sleep", encoding="utf-8")
+    here, there = pty.openpty()
+    words = [sys.executable, "-m", "toy_chain", "run", "short.yaml", "pretrain.act=act"]
+    running = subprocess.Popen(
+        words, stdin=there, stdout=there, stderr=there, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(there)
+    deadline = time.monotonic() + 30
+    while not (short / "act.started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.close(here)
+    assert running.wait(timeout=20) == 128 + signal.SIGHUP
+    (partial,) = short.glob("store/pretrain-*.partial")
+    with artifact.locked(partial.with_name(partial.name.removesuffix(".partial"))):
+        pass  # the stage is gone too
+    (short / "act").unlink()
+    assert program("run", "short.yaml", "pretrain.act=act").communicate(timeout=20)[1] == ""
     assert attempts(short, "pretrain") == 2
 
 

@@ -256,7 +256,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     assert not checkpoints.due()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_stop_keeps_the_step(number: int, tmp_path: Path, capsys: Any) -> None:
     run, taken = Run(tmp_path, every=3600.0), []
 
