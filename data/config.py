@@ -125,6 +125,7 @@ def decode(model: type[ConfigT], raw: Any, where: str) -> ConfigT:
 
 
 _OF_A_VALUE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+"""pydantic's complaints about a value of the right kind."""
 
 
 def _one_line(model: type[Config], error: ValidationError, where: str) -> str:

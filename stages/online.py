@@ -88,7 +88,7 @@ class OnlineConfig(TrainingConfig):
     max_new_tokens: PositiveInt = 256
     """Longest answer."""
     ema: BelowOne | None = 0.992
-    """BelowOne a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
+    """Decay a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
     lora: LoRA | None = None
     """Train adapters; the reference is then the policy with its adapters off. Merged on save."""
     judge: JudgeConfig | None = None

@@ -16,7 +16,7 @@ from gptlife.pipelines.lifecycle import LIFECYCLE
 ANY_INTEGER = {"VillageSource.seed", "VillageSource.draw", "PanelConfig.seed"}
 """Seeds that are only hashed."""
 MAY_BE_ZERO = {
-    # the last layer's choice, or none at all
+    # 0 leaves the thing out
     "learning_rate", "value_learning_rate", "weight_decay", "beta1", "beta2", "final_lr_share", "dropout",
     "residual_dropout", "warmup_steps", "warmup_tokens", "critic_warmup_steps", "ramp_tokens", "z_loss",
     "checkpoint_seconds", "pretraining_share", "ptx_coef", "ptx_rows_per_episode", "kl_coef", "missing_eos_penalty",
