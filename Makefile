@@ -51,11 +51,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The sub-packages are mapped by setuptools, so a type checker needs them installed into a plain directory.
 types: setup
-	rm -rf build/types
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gptlife
+	$(BIN)/mypy -p gptlife
 
 # Known weaknesses of what is installed, where the database of them can be reached.
 audit: setup

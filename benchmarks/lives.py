@@ -29,8 +29,8 @@ from gptlife.pipelines.planner import Planned, plan
 from gptlife.pipelines.recipe import load
 from gptlife.pipelines.report.record import Record, read
 from gptlife.pipelines.store import Store
-from gptlife.reward.winrate import bootstrap_mean, preferences_of
-from gptlife.stages.artifact import MANIFEST
+from gptlife.reward.statistics.winrate import bootstrap_mean, preferences_of
+from gptlife.stages.runtime.artifact import MANIFEST
 
 Life = dict[str, Record]
 """What lies on disk of every step, by its name."""

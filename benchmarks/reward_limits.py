@@ -32,13 +32,13 @@ from torch.nn.functional import cross_entropy
 
 from gptlife.data.tokens import encode_prompt
 from gptlife.data.village.labelers import TIE
-from gptlife.reward.judges import JudgeConfig, load_judge
+from gptlife.reward.judges.judge import JudgeConfig, load_judge
 from gptlife.reward.ranking import ranking_loss_flat
-from gptlife.stages import models
-from gptlife.stages.rankings import Rankings, encode
-from gptlife.stages.reward_metrics import held_out_metrics
+from gptlife.stages.modeling import loading
+from gptlife.stages.preferences.metrics import held_out_metrics
+from gptlife.stages.preferences.rankings import Rankings, encode
 from gptlife.stages.reward_model import initialise_head
-from gptlife.stages.training import cosine
+from gptlife.stages.training.setup import cosine
 
 RANKINGS, LIMIT = 4800, 320
 Row = dict[str, Any]
@@ -87,14 +87,14 @@ def main() -> None:
 
 def measure(variant: Variant, base: Path, comparisons: Path, seed: int) -> dict[str, Any]:
     """Train one variant; its held-out metrics."""
-    tokenizer, gold = models.load_tokenizer(base), load_judge(JudgeConfig(village=True), "gold")
+    tokenizer, gold = loading.load_tokenizer(base), load_judge(JudgeConfig(village=True), "gold")
     train, held_out = _read(comparisons / "train.jsonl")[:RANKINGS], _read(comparisons / "validation.jsonl")
     if variant.truth:
         train = [{**row, "ranks": by_truth(gold([row] * len(row["answers"]), row["answers"]))} for row in train]
     train, held_out = (encode(rows, tokenizer, LIMIT, "data") for rows in (train, held_out))
     for row in (*train, *held_out):
         row["prompt"] = len(encode_prompt(tokenizer, row["messages"]))
-    model = models.load_scorer(base, fresh_head=True)
+    model = loading.load_scorer(base, fresh_head=True)
     initialise_head(model, seed)
     _fit(variant, model, train, seed)
     model.eval()

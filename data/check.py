@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.formats import (
     FORM_OF,
     detect,

@@ -34,7 +34,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS, read_ranking
 from gptlife.data.readers import OnBad, Row, refuse
 from gptlife.data.sources import Source, mix, rows

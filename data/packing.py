@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 
 LIKE = 0.75
 """Rows of one batch have at least this share of its longest row's length, where `length_batches` can have it so."""

@@ -6,10 +6,11 @@ Every refusal is a UserError `place: fault; next act`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.readers import Row
 from gptlife.data.turns import (
     EMPTY_ACT,
@@ -114,3 +115,10 @@ def _side(row: Row, name: str) -> tuple[Messages, str]:
     if turns[-1]["role"] != "assistant":
         raise UserError(f"{row.place}: '{name}' ends in the {turns[-1]['role']}'s turn; {ROW_ACT}")
     return turns[:-1], turns[-1]["content"]
+
+
+def pairs(ranks: Sequence[float]) -> list[tuple[int, int]]:
+    """(better, worse) of every pair that is not tied."""
+    return [
+        (i, j) if ranks[i] < ranks[j] else (j, i) for i, j in combinations(range(len(ranks)), 2) if ranks[i] != ranks[j]
+    ]

@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 
 ENDINGS = (
     *(kind + packed for kind in (".txt", ".jsonl", ".json", ".csv", ".tsv") for packed in ("", ".gz", ".zst")),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.readers import Row
 
 Messages = list[dict[str, str]]

@@ -20,8 +20,8 @@ from pydantic.fields import FieldInfo
 from gptlife.data.config import Config, Execution
 from gptlife.data.sources import Source
 from gptlife.pipelines.lifecycle import LIFECYCLE, Step
-from gptlife.stages.stage import StageConfig
-from gptlife.stages.training_config import TrainingConfig
+from gptlife.stages.runtime.stage import StageConfig
+from gptlife.stages.training.config import TrainingConfig
 
 PAGE = Path(__file__).with_suffix(".md")
 _EXECUTION = get_args(Execution[int])[1]

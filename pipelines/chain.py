@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gptlife.data.config import UserError, copied, put, suggest
+from gptlife.data.errors import UserError, suggest
+from gptlife.data.yaml_tables import copied, put
 
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step

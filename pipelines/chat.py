@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlife.data.config import UserError
-from gptlife.stages import artifact
+from gptlife.data.errors import UserError
+from gptlife.stages.runtime import artifact
 
 Messages = list[dict[str, str]]
 
@@ -61,7 +61,7 @@ class Speaker:
         return str(self.tokenizer.decode(output_BT[0, len(ids) :], skip_special_tokens=True)).strip()
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
-        from gptlife.stages.models import context_of
+        from gptlife.stages.modeling.loading import context_of
 
         room = context_of(self.model) - max_tokens
         start = 0
@@ -94,7 +94,8 @@ def load(path: Path) -> Speaker:
         artifact.verify(path)
     from transformers import AutoModelForCausalLM
 
-    from gptlife.stages.models import best_device, load_tokenizer, read_weights
+    from gptlife.stages.modeling.loading import load_tokenizer, read_weights
+    from gptlife.stages.runtime.device import best_device
 
     model = read_weights(AutoModelForCausalLM, path, dtype="auto")
     return Speaker(path.name, model.to(best_device(None)).eval(), load_tokenizer(path))

@@ -16,7 +16,8 @@ import typer
 from rich.table import Table
 from rich.tree import Tree
 
-from gptlife.data.config import UserError, read_yaml
+from gptlife.data.errors import UserError
+from gptlife.data.yaml_tables import read_yaml
 from gptlife.pipelines import cli_talk
 from gptlife.pipelines.cli_options import HERE, Jobs, Overrides, RecipeName, StoreDir, Target, console, plain
 
@@ -153,7 +154,7 @@ def recipes() -> None:
 def show(target: Target, store: StoreDir = HERE) -> None:
     """Show a finished output: how it was made, from what, and its metrics."""
     from gptlife.pipelines.store import Store
-    from gptlife.stages import artifact
+    from gptlife.stages.runtime import artifact
 
     opened = Store(store)
     path = opened.find(target)
@@ -183,7 +184,7 @@ def verify(
 ) -> None:
     """Compare finished outputs with their manifests, byte for byte; exit code 1 where one is damaged."""
     from gptlife.pipelines.store import Store
-    from gptlife.stages import artifact
+    from gptlife.stages.runtime import artifact
 
     opened, code = Store(store), 0
     paths = [opened.find(target) for target in targets] if targets else opened.artefacts()
@@ -224,7 +225,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _lineage(path: Path, manifest: dict[str, Any], store: Store) -> Tree:
     """The output and, below it, what it was made from, down to the text."""
-    from gptlife.stages import artifact
+    from gptlife.stages.runtime import artifact
 
     tree = Tree(manifest["address"])
     for name, address in manifest["inputs"].items():

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines.cli_options import HERE, MaxTokens, Seed, StoreDir, Target, Temperature, console, plain
 
 app = typer.Typer()

@@ -1,7 +1,7 @@
 """Start one step of a plan: check what is done, fetch what is adopted, give the command that makes the rest.
 
 The command is the one that a person types, `python -m gptlife.stages.X --config stage.yaml`, with the recipe's launcher
-in front. What a stage reads, writes, resumes and locks is its own affair (stages/stage.py).
+in front. What a stage reads, writes, resumes and locks is its own affair (stages/runtime/stage.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines.planner import Planned, address_now
 from gptlife.pipelines.recipe import Adopted
 from gptlife.pipelines.store import Store
-from gptlife.stages import artifact, foreign
+from gptlife.stages.runtime import artifact, trust
 
 _OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
-_NOT_FETCHED = [*_OTHER_WEIGHTS, *foreign.PICKLED]
+_NOT_FETCHED = [*_OTHER_WEIGHTS, *trust.PICKLED]
 
 
 def look_for_launchers(wanted: Sequence[Planned]) -> None:
@@ -124,7 +124,7 @@ def _download(adopted: Adopted, partial: Path) -> str | None:
     assert adopted.hub is not None
     info = huggingface_hub.HfApi().model_info(adopted.hub, revision=adopted.revision, files_metadata=True)
     sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
-    if foreign.only_pickled(sizes):
+    if trust.only_pickled(sizes):
         raise OSError("its weights are pickles alone, which can run anything, and none is in safetensors")
     huggingface_hub.snapshot_download(
         adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_NOT_FETCHED

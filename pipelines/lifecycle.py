@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gptlife.stages import best_of_n, comparisons, dpo, evaluation, ppo, pretrain, reward_model, rloo, sft, tokenizer
-from gptlife.stages.stage import Stage
+from gptlife.stages.runtime.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlife.data.config import HashFile, UserError
+from gptlife.data.config import HashFile
+from gptlife.data.errors import UserError
 from gptlife.pipelines.recipe import Adopted, Recipe, Table, files_of
-from gptlife.stages import artifact
-from gptlife.stages.stage import Stage, StageConfig
+from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.stage import Stage, StageConfig
 
 if TYPE_CHECKING:
     from gptlife.pipelines.store import Store

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import IO
 
-from gptlife.stages import stopping
+from gptlife.stages.runtime import signals
 
 
 class Caught:
@@ -27,7 +27,7 @@ class Caught:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         if number == signal.SIGHUP:
-            stopping.let_go_of_the_terminal()
+            signals.let_go_of_the_terminal()
         for group in [*self._groups]:
             self._pass_on(group)
 
@@ -60,7 +60,7 @@ def caught_signals() -> Iterator[Caught]:
     """Interrupt, termination and hang-up go to the children instead of ending this process."""
     caught = Caught()
     # One that is ignored (nohup) stays ignored.
-    before = {n: signal.signal(n, caught) for n in stopping.NUMBERS if signal.getsignal(n) is not signal.SIG_IGN}
+    before = {n: signal.signal(n, caught) for n in signals.NUMBERS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield caught
     finally:

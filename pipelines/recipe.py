@@ -3,8 +3,8 @@
     seed: 0                                  # of every stage that sets none itself
     vars: {data: ./mine}                     # ${data} inside any string below
     launcher: accelerate launch              # prefix of every stage's command
-    trust_remote_code: false                 # whether code beside an adopted model may run (stages/foreign.py)
-    deterministic: false                     # whether a GPU must give the same bits each time (stages/hardware.py)
+    trust_remote_code: false                 # whether code beside an adopted model may run
+    deterministic: false                     # whether a GPU must give the same bits each time
     tokenizer: {data: "${data}/*.txt", vocab_size: 4096}
     pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: taken from there
     sft: {data: "${data}/chat.jsonl", launcher: torchrun --nproc_per_node 2}
@@ -24,9 +24,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlife.data.config import UserError, apply_overrides, decode, parse_yaml, put, read_yaml, suggest
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError, suggest
+from gptlife.data.yaml_tables import apply_overrides, parse_yaml, put, read_yaml
 from gptlife.pipelines.chain import INPUTS, LIKE, chain
-from gptlife.stages.stage import StageConfig
+from gptlife.stages.runtime.stage import StageConfig
 
 if TYPE_CHECKING:
     from gptlife.pipelines.lifecycle import Step

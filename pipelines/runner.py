@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptlife.data.config import UserError, suggest
+from gptlife.data.errors import UserError, suggest
 from gptlife.pipelines import launch, processes, schedule
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.recipe import Recipe

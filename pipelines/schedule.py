@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines import launch, processes
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store

@@ -18,10 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gptlife.data.config import UserError, sha256_of_file, suggest
+from gptlife.data.config import sha256_of_file
+from gptlife.data.errors import UserError, suggest
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.recipe import Recipe
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 _SETTLED_NS = 100_000_000
 """A file changed within this time may change again without its time stamp moving, so its hash is not kept."""

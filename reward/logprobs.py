@@ -45,6 +45,11 @@ def token_logprobs(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float) ->
     return _by_sequence(_logprobs_of_sequence, temperature, logits_BTV, tokens_BT)
 
 
+def selected_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    """log p of each target under its logits at `temperature`, (N,)."""
+    return token_logprobs(logits_NV.unsqueeze(0), targets_N.unsqueeze(0), temperature).squeeze(0)
+
+
 def entropy(logits_BTV: Tensor, temperature: float) -> Tensor:
     """entropy_BT: entropy of softmax(logits / temperature), in nats, float32; 0 .. log V.
 

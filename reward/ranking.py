@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.reward.logprobs import at_least_float32
 
 

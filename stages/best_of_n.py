@@ -1,8 +1,8 @@
 """Stage `best_of_n`: N answers a prompt from a policy, and what choosing among them by a reward model is worth.
 
 The baseline of PPO that needs no training, and the cheap half of an over-optimisation study (Gao et al. 2022,
-arXiv 2210.10760): one sample gives the proxy and the gold score of best-of-n for every n <= N (reward/best_of_n.py),
-and fits of the curves (reward/overoptimisation.py). Inputs beside `policy` and `reward` are further reward models,
+arXiv 2210.10760): one sample gives the proxy and the gold score of best-of-n for every n <= N,
+and fits of the curves (both in reward/statistics/). Inputs beside `policy` and `reward` are further reward models,
 which choose among the same answers. An ensemble chooses by its rule, and beside it `<input>.1`, its first member alone.
 
 Output: `answers.jsonl`, a row a prompt: messages, meta, answers, finished, scores (name: one an answer), gold (one an
@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import Execution, UserError
+from gptlife.data.config import Execution
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges import Judge, JudgeConfig
-from gptlife.stages.stage import Metrics, Stage, StageConfig
+from gptlife.reward.judges.judge import Judge, JudgeConfig
+from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.reward.winrate import Floats
+    from gptlife.reward.statistics.winrate import Floats
 
 Row = dict[str, Any]
 GOLD = "gold"
@@ -78,8 +79,8 @@ class BestOfNConfig(StageConfig):
 def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **more: Path) -> Metrics:
     """Sample, score, choose; metrics: for every reward model the curve over n, and its fits."""
     from gptlife.data.formats import prompts
-    from gptlife.reward.judges import load_judge
-    from gptlife.stages.training import accelerator_for
+    from gptlife.reward.judges.judge import load_judge
+    from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
     by_model = config.judge is not None and config.judge.reward_model
@@ -115,12 +116,12 @@ def _sample_all(
     config: BestOfNConfig, accelerator: Accelerator, prompts: Sequence[Row], policy: Path, output: Path
 ) -> list[Row]:
     """Every prompt with its `answers` and `finished`, in order."""
-    from gptlife.stages import models
-    from gptlife.stages.journal import Journal
-    from gptlife.stages.sampling import in_chunks, sample_answers
+    from gptlife.stages.generation.chunks import in_chunks, sample_answers
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.runtime.metric_log import Journal
 
-    tokenizer = models.load_tokenizer(policy)
-    model = models.load_causal(policy).to(accelerator.device).eval()
+    tokenizer = loading.load_tokenizer(policy)
+    model = loading.load_causal(policy).to(accelerator.device).eval()
 
     def make(start: int) -> list[Row]:
         counts = dict.fromkeys(range(start, min(start + config.chunk, len(prompts))), config.samples)
@@ -153,12 +154,12 @@ def _score(
     import torch
 
     from gptlife.reward.ensemble import combine
-    from gptlife.reward.model import EnsembleScores, score
-    from gptlife.stages import models
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling.scorer import EnsembleScores, score
 
-    reader: Any = models.load_reward(path, config.ensemble).to(accelerator.device).eval()
+    reader: Any = loading.load_reward(path, config.ensemble).to(accelerator.device).eval()
     members = list(reader.members) if isinstance(reader, EnsembleScores) else [reader]
-    tokens = _encode(rows, models.load_tokenizer(path), models.context_of(members[0].model), f"inputs.{name}")
+    tokens = _encode(rows, loading.load_tokenizer(path), loading.context_of(members[0].model), f"inputs.{name}")
     scores_MS = torch.stack([score(member, tokens) for member in members])
     found = {name: scores_MS[0]}
     if len(members) > 1:
@@ -206,7 +207,7 @@ def _write(
 
 def _values(scores_PN: Floats, gold_PN: Floats | None, ns: Sequence[int]) -> dict[str, Floats]:
     """values_PM of the answer chosen by the scores: `proxy`, and with a judge `gold` and `win_rate`."""
-    from gptlife.reward.best_of_n import best_of_n, win_shares
+    from gptlife.reward.statistics.best_of_n import best_of_n, win_shares
 
     wanted = {"proxy": scores_PN}
     if gold_PN is not None:
@@ -216,7 +217,7 @@ def _values(scores_PN: Floats, gold_PN: Floats | None, ns: Sequence[int]) -> dic
 
 def _curve(values: dict[str, Floats], ns: Sequence[int]) -> list[dict[str, Any]]:
     """A point for every n: its KL, d = sqrt(KL), and each value's mean with its interval over prompts."""
-    from gptlife.reward.best_of_n import best_of_n_kl, curve_estimates
+    from gptlife.reward.statistics.best_of_n import best_of_n_kl, curve_estimates
 
     estimates = {name: curve_estimates(values_PM) for name, values_PM in values.items()}
     return [
@@ -232,8 +233,8 @@ def _curve(values: dict[str, Floats], ns: Sequence[int]) -> list[dict[str, Any]]
 
 def _fits(values: dict[str, Floats], ns: Sequence[int]) -> dict[str, Any] | None:
     """Both forms for proxy and gold, recentred to n = 1, and the peak that the first half predicts for gold."""
-    from gptlife.reward.best_of_n import best_of_n_kl, bootstrap_curves
-    from gptlife.reward.overoptimisation import FORMS, POINTS_MIN, fit, predict_peak
+    from gptlife.reward.statistics.best_of_n import best_of_n_kl, bootstrap_curves
+    from gptlife.reward.statistics.overoptimisation import FORMS, POINTS_MIN, fit, predict_peak
 
     d_M = [best_of_n_kl(n) ** 0.5 for n in ns[1:]]
     if len(d_M) < POINTS_MIN:

@@ -14,21 +14,22 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Share, UserError
+from gptlife.data.config import Execution, Share
+from gptlife.data.errors import UserError
+from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
-from gptlife.reward.judges import JudgeConfig, Labeler, PanelConfig
-from gptlife.stages.stage import Metrics, Stage, StageConfig
+from gptlife.reward.judges.judge import JudgeConfig, Labeler, PanelConfig
+from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.stages.journal import Journal
+    from gptlife.stages.runtime.metric_log import Journal
 
 Row = dict[str, Any]
 
@@ -72,10 +73,10 @@ class ComparisonsConfig(StageConfig):
 def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     """Sample and rank; metrics: rankings, pairs, ties, agreement of the labelers, ceilings."""
     from gptlife.data.formats import prompts
-    from gptlife.stages import models
-    from gptlife.stages.journal import Journal
-    from gptlife.stages.sft import split
-    from gptlife.stages.training import accelerator_for
+    from gptlife.data.splits import split
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
     accelerator = accelerator_for(config, output)
@@ -84,8 +85,8 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
         found, held_out = split(found, config.validation, "comparisons.validation")
     else:
         held_out = prompts(config.validation, config.seed)
-    tokenizer = models.load_tokenizer(policy)
-    model = models.load_causal(policy).to(accelerator.device).eval()
+    tokenizer = loading.load_tokenizer(policy)
+    model = loading.load_causal(policy).to(accelerator.device).eval()
     sampled = {}
     n_prompts = len(found) + len(held_out)
     with Journal(output, "comparisons", n_prompts, main=accelerator.is_main_process) as journal:
@@ -114,7 +115,7 @@ def _sample_all(
     journal: Journal,
 ) -> list[Row]:
     """Every prompt with its `answers` and `finished`, in order."""
-    from gptlife.stages.sampling import in_chunks
+    from gptlife.stages.generation.chunks import in_chunks
 
     def make(start: int) -> list[Row]:
         return _sample_chunk(config, accelerator, model, tokenizer, prompts, name, start)
@@ -136,7 +137,7 @@ def _sample_chunk(
     name: str,
     start: int,
 ) -> list[Row]:
-    from gptlife.stages.sampling import sample_answers
+    from gptlife.stages.generation.chunks import sample_answers
 
     counts = {
         index: random.Random(f"K {config.seed} {name} {index}").randint(config.answers_min, config.answers_max)
@@ -158,7 +159,7 @@ def _sample_chunk(
 
 def _rank_all(config: ComparisonsConfig, rows: Sequence[Row], name: str) -> list[Row]:
     """One ranking a prompt by a labeler drawn for it; held-out prompts get one from each group."""
-    from gptlife.reward.judges import load_panel
+    from gptlife.reward.judges.judge import load_panel
 
     panels = [load_panel(config.labelers)]
     if name == "validation" and config.heldout_labelers is not None:
@@ -183,13 +184,6 @@ def _rank(labeler: Labeler, row: Row, rng: random.Random) -> list[int]:
     return [int(rank) for rank in ranks]
 
 
-def pairs(ranks: Sequence[float]) -> list[tuple[int, int]]:
-    """(better, worse) of every pair that is not tied."""
-    return [
-        (i, j) if ranks[i] < ranks[j] else (j, i) for i, j in combinations(range(len(ranks)), 2) if ranks[i] != ranks[j]
-    ]
-
-
 def summary(rankings: Sequence[Row]) -> dict[str, float]:
     """Rankings, answers, untied pairs, share of tied pairs, share of answers that ended by themselves."""
     n_pairs = sum(len(pairs(row["ranks"])) for row in rankings)
@@ -206,7 +200,7 @@ def summary(rankings: Sequence[Row]) -> dict[str, float]:
 
 def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
     """By group: agreement of two labelers, and the gold judge's accuracy on the labelers' pairs (its ties half)."""
-    from gptlife.reward.judges import load_judge
+    from gptlife.reward.judges.judge import load_judge
 
     judge = load_judge(gold, "comparisons.gold")
     found: dict[str, float] = {}

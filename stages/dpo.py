@@ -24,15 +24,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from gptlife.data.config import Share, UserError
+from gptlife.data.config import Share
+from gptlife.data.errors import UserError
+from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
-from gptlife.stages.comparisons import pairs
-from gptlife.stages.rankings import train_and_held_out
-from gptlife.stages.stage import Metrics, Stage
-from gptlife.stages.training_config import LoRA, TrainingConfig
+from gptlife.stages.modeling.adapters import LoRA
+from gptlife.stages.preferences.rankings import train_and_held_out
+from gptlife.stages.runtime.stage import Metrics, Stage
+from gptlife.stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from gptlife.reward.reading import SelectedLogits
+    from gptlife.stages.modeling.forward import SelectedLogits
 
 Row = dict[str, Any]
 _SHOWN = 400
@@ -89,16 +91,17 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
     """
     if importlib.util.find_spec("trl") is None:
         raise UserError("dpo: TRL is not installed; pip install gptlife[dpo]")
-    from gptlife.reward.reading import SelectedLogits
-    from gptlife.stages import dpo_loop, dpo_trainer, models
-    from gptlife.stages.hardware import peak_gpu_memory_mb
-    from gptlife.stages.machines import go_on_as_begun
-    from gptlife.stages.training import epochs
+    from gptlife.stages.modeling import adapters, loading
+    from gptlife.stages.modeling.forward import SelectedLogits
+    from gptlife.stages.preferences import trl_loop, trl_trainer
+    from gptlife.stages.runtime.device import peak_gpu_memory_mb
+    from gptlife.stages.runtime.provenance import go_on_as_begun
+    from gptlife.stages.training.setup import epochs
 
-    settings = dpo_trainer.settings_of(config, output)
+    settings = trl_trainer.settings_of(config, output)
     go_on_as_begun(config, output)
-    tokenizer, model = models.load_tokenizer(policy), models.load_causal(policy)
-    limit = models.limit_of(config.max_length, model, "dpo.max_length")
+    tokenizer, model = loading.load_tokenizer(policy), loading.load_causal(policy)
+    limit = loading.limit_of(config.max_length, model, "dpo.max_length")
     found, held_aside = train_and_held_out(config, [comparisons] if comparisons else [], "dpo")
     train, held_out = _encode(found, tokenizer, limit, "data"), _encode(held_aside, tokenizer, limit, "validation")
     rows = [row for ranking in train for row in pair_rows(ranking, config.pairs)]
@@ -112,12 +115,12 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
         return pair_metrics(config, held_out, answer_logprobs(reader, held_out), before, "validation")
 
     # With adapters the reference is the model without them; they are put inside `model`, so `reader` sees them too.
-    reference = models.load_causal(policy) if config.lora is None else None
-    trainer = dpo_trainer.PairTrainer(config, plan, settings, model, reference, tokenizer, rows)
-    metrics = dpo_loop.train(trainer, output, validate, config.validate_every or max(1, round(steps / 4)))
+    reference = loading.load_causal(policy) if config.lora is None else None
+    trainer = trl_trainer.PairTrainer(config, plan, settings, model, reference, tokenizer, rows)
+    metrics = trl_loop.train(trainer, output, validate, config.validate_every or max(1, round(steps / 4)))
     on_train = pair_metrics(config, shown, answer_logprobs(reader, shown), shown_before, "train")
     if trainer.accelerator.is_main_process:
-        models.save(models.merge_lora(trainer.model), tokenizer, output)
+        loading.save(adapters.merge_lora(trainer.model), tokenizer, output)
     return {
         **metrics,
         **on_train,
@@ -165,8 +168,8 @@ def answer_logprobs(reader: SelectedLogits, rankings: Sequence[Ranking]) -> list
     import torch
 
     from gptlife.data.packing import length_batches
-    from gptlife.stages.language import TargetRows
-    from gptlife.stages.loop import on_device
+    from gptlife.stages.training.lm import TargetRows
+    from gptlife.stages.training.loop import on_device
 
     rows = TargetRows(
         [(r.prompt + tokens, [False] * len(r.prompt) + [True] * len(tokens)) for r in rankings for tokens in r.answers]

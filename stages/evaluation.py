@@ -1,13 +1,13 @@
 """Stage `evaluation`: what each step of the life is worth.
 
     preference   every checkpoint answers the same unseen prompts; a judge scores the answers; win rates are paired,
-                 with bootstrap 95 % intervals over prompts, and length-controlled as well (reward/winrate.py)
+                 with bootstrap 95 % intervals over prompts, and length-controlled as well (statistics/winrate.py)
     verdicts     where the judge gives them (follows the instruction, true, rude, concise), truthfulness and
-                 hallucination, on the main prompts and on further sets (stages/comparing.py)
+                 hallucination, on the main prompts and on further sets (stages/evals/tables.py)
     tax          validation loss on pretraining text and few-shot tasks, before and after alignment
-                 (stages/capabilities.py)
+                 (stages/evals/few_shot.py)
 
-Every input but `reward` is somebody who answers (stages/answerers.py): as many as wanted, under any name.
+Every input but `reward` is somebody who answers (stages/evals/candidates.py): as many as wanted, under any name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from gptlife.data.config import Execution, UserError, suggest
+from gptlife.data.config import Execution
+from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges import JudgeConfig, village_kinds
-from gptlife.stages.answerers import MAIN, is_base
-from gptlife.stages.stage import Metrics, Stage, StageConfig
+from gptlife.reward.judges.judge import JudgeConfig, village_kinds
+from gptlife.stages.evals.candidates import MAIN, is_base
+from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
 ANSWERERS = ("base", "sft", "ppo", "rloo", "dpo", "best_of_n")
 
@@ -85,10 +86,10 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
         UserError: when nobody answers, a set of prompts has a name that is none, or the judge lacks what it needs.
     """
     from gptlife.data.formats import prompts
-    from gptlife.stages import comparing
-    from gptlife.stages.answerers import ask_all
-    from gptlife.stages.judging import Judging
-    from gptlife.stages.training import accelerator_for
+    from gptlife.stages.evals import tables
+    from gptlife.stages.evals.candidates import ask_all
+    from gptlife.stages.evals.judging import Judging
+    from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
     _check(config, answering, reward)
@@ -106,18 +107,18 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
         "judge": judged.name,
         "models": {
             name: {
-                **comparing.described(answerer, MAIN, judged.scores(name, MAIN), judged.verdicts(name, MAIN)),
+                **tables.described(answerer, MAIN, judged.scores(name, MAIN), judged.verdicts(name, MAIN)),
                 **judged.by_reward_model(name),
                 "parameters": answerer.parameters,
                 "algorithm": answerer.algorithm,
             }
             for name, answerer in answerers.items()
         },
-        "win_rates": comparing.win_rates(answerers, judged.prefer, config.baseline, config.judge.llm is not None),
+        "win_rates": tables.win_rates(answerers, judged.prefer, config.baseline, config.judge.llm is not None),
         "tax": {name: answerer.tax for name, answerer in answerers.items() if answerer.tax},
         "further": {
             key: {
-                name: comparing.described(answerer, key, judged.scores(name, key), judged.verdicts(name, key))
+                name: tables.described(answerer, key, judged.scores(name, key), judged.verdicts(name, key))
                 for name, answerer in answerers.items()
                 if key in answerer.answers
             }
@@ -134,9 +135,9 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
     }
     scores = {name: judged.scores(name, MAIN) for name in answerers}
     if config.judge.village:
-        metrics["use_cases"] = comparing.by_use_case(rows, {name: own for name, own in scores.items() if own})
+        metrics["use_cases"] = tables.by_use_case(rows, {name: own for name, own in scores.items() if own})
         kinds = village_kinds(rows)
-        metrics["honesty"] = {name: comparing.honesty(kinds, judged.verdicts(name, MAIN) or []) for name in answerers}
+        metrics["honesty"] = {name: tables.honesty(kinds, judged.verdicts(name, MAIN) or []) for name in answerers}
     with (output / "answers.jsonl").open("w", encoding="utf-8") as file:
         for i, row in enumerate(rows):
             given = {

@@ -20,8 +20,8 @@ from pathlib import Path
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from gptlife.data.config import Share
-from gptlife.stages.online import OnlineConfig, train
-from gptlife.stages.stage import Metrics, Stage
+from gptlife.stages.rl.config import OnlineConfig, train
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 
 class PPOConfig(OnlineConfig):
@@ -47,7 +47,7 @@ class PPOConfig(OnlineConfig):
 
 def run(config: PPOConfig, output: Path, *, policy: Path, reward: Path | None = None) -> Metrics:
     """Fine-tune and save policy, `ema/` and `value/`; metrics: those of the last step, and the cost."""
-    from gptlife.stages.ppo_step import PPO
+    from gptlife.stages.rl.ppo_step import PPO
 
     return train(PPO(config), output, policy, reward)
 

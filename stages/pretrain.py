@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from gptlife.data.config import BelowOne, UserError
+from gptlife.data.config import BelowOne
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
-from gptlife.stages.presets import Architecture
-from gptlife.stages.stage import Metrics, Stage
-from gptlife.stages.training_config import TrainingConfig
+from gptlife.stages.modeling.presets import Architecture
+from gptlife.stages.runtime.stage import Metrics, Stage
+from gptlife.stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from gptlife.stages.training import Schedule
+    from gptlife.stages.training.setup import Schedule
 
 
 class PretrainConfig(TrainingConfig):
@@ -70,36 +71,37 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     """Train and save; metrics: losses in nats a token, bits per byte, tokens/s, MFU."""
     from transformers import AutoModelForCausalLM
 
-    from gptlife.reward.reading import SelectedLogits
-    from gptlife.stages import language, models
-    from gptlife.stages.corpus import token_stream
-    from gptlife.stages.hardware import flops_per_token, peak_flops, peak_gpu_memory_mb
-    from gptlife.stages.loop import fit
-    from gptlife.stages.training import accelerator_for
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling.forward import SelectedLogits
+    from gptlife.stages.runtime.device import flops_per_token, peak_flops, peak_gpu_memory_mb
+    from gptlife.stages.training import lm
+    from gptlife.stages.training.loop import fit
+    from gptlife.stages.training.setup import accelerator_for
+    from gptlife.stages.training.token_stream import token_stream
 
     accelerator = accelerator_for(config, output)
-    vocabulary = models.load_tokenizer(tokenizer)
+    vocabulary = loading.load_tokenizer(tokenizer)
     stream, _ = token_stream(config.data, "pretrain.data", vocabulary, output, accelerator, config.seed)
     held_out, held_out_bytes = token_stream(config.validation, "pretrain.validation", vocabulary, output, accelerator)
-    rows = language.PackedRows(stream, config.sequence_length)
-    validation = language.PackedRows(held_out, config.sequence_length)
+    rows = lm.PackedRows(stream, config.sequence_length)
+    validation = lm.PackedRows(held_out, config.sequence_length)
     if not len(rows) or not len(validation):
         raise UserError("pretrain.data: fewer than two tokens; give more text")
 
     settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
     act = "lower it, or raise the context in architecture.fields"
-    models.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
-    for name in models.DROPOUTS:
+    loading.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
+    for name in loading.DROPOUTS:
         if getattr(settings, name, None) is not None:
             setattr(settings, name, config.dropout)
     model = AutoModelForCausalLM.from_config(settings)
-    models.check_causal(model, "pretrain.architecture")
+    loading.check_causal(model, "pretrain.architecture")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     flops, peak = flops_per_token(model, config.sequence_length), peak_flops(accelerator.device)
 
     def validate(current: nn.Module) -> dict[str, float]:
-        found = language.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
+        found = lm.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
         nats = found["validation_loss"] * sum(validation.weights)
         return {**found, "bits_per_byte": nats / math.log(2) / held_out_bytes}
 
@@ -107,24 +109,24 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         SelectedLogits(model),
         rows,
         schedule(config, len(rows)),
-        lambda current, batch: language.lm_loss(current, batch, config.z_loss),
+        lambda current, batch: lm.lm_loss(current, batch, config.z_loss),
         config,
         accelerator,
         output,
         "pretrain",
-        describe=language.describe_lm,
+        describe=lm.describe_lm,
         validate=validate,
         validate_every=config.validate_every,
     )
     if accelerator.is_main_process:
-        vocabulary.model_max_length = models.context_of(model)
-        models.save(model, vocabulary, output)
+        vocabulary.model_max_length = loading.context_of(model)
+        loading.save(model, vocabulary, output)
     # On a shared CPU the peak varies with what else runs: the better of two measurements.
     peak = max(peak, peak_flops(accelerator.device) or 0.0) if peak else None
     rate = metrics["tokens_per_second"] * flops / accelerator.num_processes
     return {
         **metrics,
-        "parameters": models.size_of(model),
+        "parameters": loading.size_of(model),
         "corpus_tokens": len(stream),
         "mfu": rate / peak if peak else None,
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
@@ -133,7 +135,7 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
 
 def schedule(config: PretrainConfig, n_rows: int) -> Schedule:
     """Batch sizes in rows (with the ramp) and learning rates, as functions of the tokens seen."""
-    from gptlife.stages.training import Schedule, cosine
+    from gptlife.stages.training.setup import Schedule, cosine
 
     width = config.sequence_length
     sizes, rates, seen = [], [], 0

@@ -27,10 +27,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from gptlife.data.config import Execution, Share
 from gptlife.data.sources import Data
-from gptlife.reward.judges import JudgeConfig
-from gptlife.stages.rankings import Rankings, Row, demonstrations, encode, load, sharing_is_exact
-from gptlife.stages.stage import Metrics, Stage
-from gptlife.stages.training_config import LoRA, TrainingConfig
+from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.stages.modeling.adapters import LoRA
+from gptlife.stages.preferences.rankings import Rankings, Row, demonstrations, encode, load, sharing_is_exact
+from gptlife.stages.runtime.stage import Metrics, Stage
+from gptlife.stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,10 +101,10 @@ def run(
     Raises:
         UserError: for data or lengths that don't fit the model.
     """
-    from gptlife.stages.hardware import peak_gpu_memory_mb
-    from gptlife.stages.models import member_path
-    from gptlife.stages.reward_metrics import gold_judge, held_out_metrics, member_scores
-    from gptlife.stages.training import accelerator_for
+    from gptlife.stages.modeling.loading import member_path
+    from gptlife.stages.preferences.metrics import gold_judge, held_out_metrics, member_scores
+    from gptlife.stages.runtime.device import peak_gpu_memory_mb
+    from gptlife.stages.training.setup import accelerator_for
 
     accelerator = accelerator_for(config, output)
     gold = gold_judge(config.gold)
@@ -127,10 +128,10 @@ def run(
 
 
 def _given(config: RewardModelConfig, base: Path, comparisons: Sequence[Path]) -> _Given:
-    from gptlife.stages import models
+    from gptlife.stages.modeling import loading
 
-    tokenizer = models.load_tokenizer(base)
-    limit = models.limit_of(config.max_length, models.load_config(base), "reward_model.max_length")
+    tokenizer = loading.load_tokenizer(base)
+    limit = loading.limit_of(config.max_length, loading.load_config(base), "reward_model.max_length")
     parts = {name: encode(rows, tokenizer, limit, name) for name, rows in load(config, comparisons).items()}
     shown = demonstrations(config.demonstrations, tokenizer, limit)
     return _Given(base, tokenizer, parts.pop("data"), parts, shown)
@@ -138,18 +139,17 @@ def _given(config: RewardModelConfig, base: Path, comparisons: Sequence[Path]) -
 
 def _member(config: RewardModelConfig, number: int, output: Path, given: _Given, accelerator: Accelerator) -> Metrics:
     """Train a member and save it; one that a run before this finished, and that is as it was, is left alone."""
-    from gptlife.stages import models
-    from gptlife.stages.artifact import CHECKPOINTS, keep_piece, sums
-    from gptlife.stages.checkpoints import kept_by_all
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_by_all, sums
 
-    folder, mark = models.member_path(output, number), output / CHECKPOINTS / f"member-{number}.json"
+    folder, mark = loading.member_path(output, number), output / CHECKPOINTS / f"member-{number}.json"
     kept = kept_by_all(accelerator, mark)
     if kept is None or kept["files"] != sums(folder, kept["files"]):
         folder.mkdir(parents=True, exist_ok=True)
         seed = config.seed if number == 0 else random.Random(f"member {config.seed} {number}").getrandbits(31)
         model, metrics = _train(config.model_copy(update={"seed": seed}), number, folder, given, accelerator)
         if accelerator.is_main_process:
-            models.save(model, given.tokenizer, folder)
+            loading.save(model, given.tokenizer, folder)
             written = [path.name for path in folder.iterdir() if path.is_file()]
             keep_piece(mark, {"metrics": metrics, "files": sums(folder, written)})
         accelerator.free_memory()
@@ -166,20 +166,20 @@ def _train(
     """One member, trained with `config.seed` and normalised; and what its training was like."""
     from accelerate.utils import set_seed
 
-    from gptlife.reward.model import score
-    from gptlife.reward.reading import SelectedScores
-    from gptlife.stages import models
-    from gptlife.stages.loop import fit
-    from gptlife.stages.reward_metrics import accuracy, margins
-    from gptlife.stages.training import epochs
+    from gptlife.stages.modeling import adapters, loading
+    from gptlife.stages.modeling.forward import SelectedScores
+    from gptlife.stages.modeling.scorer import score
+    from gptlife.stages.preferences.metrics import accuracy, margins
+    from gptlife.stages.training.loop import fit
+    from gptlife.stages.training.setup import epochs
 
     set_seed(config.seed)
-    model = models.load_scorer(given.base, fresh_head=True)
+    model = loading.load_scorer(given.base, fresh_head=True)
     initialise_head(model, config.seed)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.lora is not None:
-        model = models.add_lora(model, config.lora, "SEQ_CLS")
+        model = adapters.add_lora(model, config.lora, "SEQ_CLS")
     train = given.train
     if config.bootstrap:
         train = random.Random(f"bootstrap {config.seed}").choices(train, k=len(train))
@@ -200,12 +200,12 @@ def _train(
         config,
         accelerator,
         folder,
-        "reward_model" if number == 0 else f"reward_model {models.MEMBERS}/{number}",
+        "reward_model" if number == 0 else f"reward_model {loading.MEMBERS}/{number}",
         describe=_describe,
         validate=validate,
         validate_every=config.validate_every or max(1, round(len(plan.sizes) / config.epochs / 4)),
     )
-    model = models.merge_lora(model)
+    model = adapters.merge_lora(model)
     gain, bias = _normalise(model, config, given)
     kept = {key: value for key, value in metrics.items() if key != "validation_accuracy"}
     return model, {**kept, "gain": gain, "bias": bias}
@@ -213,9 +213,9 @@ def _train(
 
 def _normalise(model: Any, config: RewardModelConfig, given: _Given) -> tuple[float, float]:
     """Fold gain and bias into the model; both are taken from all training answers, resampled or not."""
-    from gptlife.reward.model import fold_normalisation, score
     from gptlife.reward.ranking import normalisation
-    from gptlife.reward.reading import SelectedScores
+    from gptlife.stages.modeling.forward import SelectedScores
+    from gptlife.stages.modeling.scorer import fold_normalisation, score
 
     reader = SelectedScores(model).eval()
     answer_scores = score(reader, [tokens for row in given.train for tokens in row["tokens"]][:5000])

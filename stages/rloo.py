@@ -24,8 +24,8 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from gptlife.stages.online import OnlineConfig, train
-from gptlife.stages.stage import Metrics, Stage
+from gptlife.stages.rl.config import OnlineConfig, train
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 
 class RLOOConfig(OnlineConfig):
@@ -41,7 +41,7 @@ class RLOOConfig(OnlineConfig):
 
 def run(config: RLOOConfig, output: Path, *, policy: Path, reward: Path | None = None) -> Metrics:
     """Fine-tune and save policy and `ema/`; metrics: those of the last step, and the cost."""
-    from gptlife.stages.rloo_step import RLOO
+    from gptlife.stages.rl.rloo_step import RLOO
 
     return train(RLOO(config), output, policy, reward)
 

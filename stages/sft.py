@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import BelowOne, Share, UserError
+from gptlife.data.config import BelowOne, Share
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
-from gptlife.stages.stage import Metrics, Stage
-from gptlife.stages.training_config import LoRA, TrainingConfig
+from gptlife.stages.modeling.adapters import LoRA
+from gptlife.stages.runtime.stage import Metrics, Stage
+from gptlife.stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from gptlife.stages.language import PackedRows
+    from gptlife.stages.training.lm import PackedRows
 
 log = logging.getLogger(__name__)
 
@@ -82,37 +84,39 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     """
     from gptlife.data.formats import conversations
     from gptlife.data.packing import pack_examples
-    from gptlife.reward.reading import SelectedLogits
-    from gptlife.stages import language, models
-    from gptlife.stages.hardware import peak_gpu_memory_mb
-    from gptlife.stages.loop import fit
-    from gptlife.stages.training import accelerator_for, epochs
+    from gptlife.data.splits import split
+    from gptlife.stages.modeling import adapters, loading
+    from gptlife.stages.modeling.forward import SelectedLogits
+    from gptlife.stages.runtime.device import peak_gpu_memory_mb
+    from gptlife.stages.training import lm
+    from gptlife.stages.training.loop import fit
+    from gptlife.stages.training.setup import accelerator_for, epochs
 
     accelerator = accelerator_for(config, output)
-    tokenizer = models.load_tokenizer(base)
-    model = models.load_causal(base, resid_pdrop=config.residual_dropout)
-    limit = models.limit_of(config.max_length, model, "sft.max_length")
+    tokenizer = loading.load_tokenizer(base)
+    model = loading.load_causal(base, resid_pdrop=config.residual_dropout)
+    limit = loading.limit_of(config.max_length, model, "sft.max_length")
     rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
     if isinstance(config.validation, float):
         rows, held_out = split(rows, config.validation, "sft.validation")
     else:
         held_out = _rows(conversations(config.validation), tokenizer, limit, config, "sft.validation")
-    examples: Any = language.TargetRows(rows)
+    examples: Any = lm.TargetRows(rows)
     if config.packing:
         bins = pack_examples([len(tokens) - 1 for tokens, _ in rows], limit)
-        examples = language.PackedConversations(rows, bins)
+        examples = lm.PackedConversations(rows, bins)
     elif config.pretraining is not None:
-        examples = language.Joined(examples, _text_rows(config, model, tokenizer, len(rows), output, accelerator))
-    validation = language.TargetRows(held_out)
+        examples = lm.Joined(examples, _text_rows(config, model, tokenizer, len(rows), output, accelerator))
+    validation = lm.TargetRows(held_out)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.lora is not None:
-        model = models.add_lora(model, config.lora, "CAUSAL_LM")
+        model = adapters.add_lora(model, config.lora, "CAUSAL_LM")
     reader = SelectedLogits(model).to(accelerator.device)
     plan = epochs(config, len(examples), config.batch_size, config.epochs, config.warmup_steps)
 
     def validate(current: nn.Module) -> dict[str, float]:
-        return language.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
+        return lm.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
 
     reader.eval()
     before = validate(reader)
@@ -120,18 +124,18 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
         reader,
         examples,
         plan,
-        language.lm_loss,
+        lm.lm_loss,
         config,
         accelerator,
         output,
         "sft",
-        describe=language.describe_lm,
+        describe=lm.describe_lm,
         validate=validate,
         validate_every=config.validate_every or max(1, round(len(plan.sizes) / config.epochs / 4)),
         keep_best="validation_loss" if config.select else None,
     )
     if accelerator.is_main_process:
-        models.save(models.merge_lora(model), tokenizer, output)
+        loading.save(adapters.merge_lora(model), tokenizer, output)
     return {
         **metrics,
         "validation_loss_before": before["validation_loss"],
@@ -145,12 +149,12 @@ def _text_rows(
     config: SFTConfig, model: Any, tokenizer: Any, n_conversations: int, output: Path, accelerator: Accelerator
 ) -> PackedRows:
     """Rows of text beside so many conversations: `pretraining_share` of all, or what the text gives."""
-    from gptlife.stages import models
-    from gptlife.stages.corpus import token_stream
-    from gptlife.stages.language import PackedRows
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.training.lm import PackedRows
+    from gptlife.stages.training.token_stream import token_stream
 
     assert config.pretraining is not None
-    length = models.row_length(config.pretraining_length, model, "sft.pretraining_length")
+    length = loading.row_length(config.pretraining_length, model, "sft.pretraining_length")
     stream, _ = token_stream(config.pretraining, "sft.pretraining", tokenizer, output, accelerator, config.seed)
     share = config.pretraining_share
     wanted = round(n_conversations * share / (1 - share)) * length + 1
@@ -186,19 +190,6 @@ def _rows(
     if not rows:
         raise UserError(f"{place}: no conversation fits in {limit} tokens; raise max_length")
     return rows
-
-
-def split(rows: list[Any], share: float, place: str) -> tuple[list[Any], list[Any]]:
-    """The rows without the last `share` of them, and that share.
-
-    Raises:
-        UserError: when either part would be empty.
-    """
-    held = round(len(rows) * share)
-    if not 0 < held < len(rows):
-        act = "give another share, or more rows"
-        raise UserError(f"{place}: a share of {share} of {len(rows)} rows leaves no row on one side; {act}")
-    return rows[:-held], rows[-held:]
 
 
 STAGE = Stage("sft", SFTConfig, run, inputs=("base",))

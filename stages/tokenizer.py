@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.data.tokens import SMALLEST_VOCABULARY
-from gptlife.stages.journal import Journal
-from gptlife.stages.stage import Metrics, Stage, StageConfig
+from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
 UNBOUNDED = 1_000_000
 """Tokens a tokenizer takes before a model has set its own context."""

@@ -13,7 +13,7 @@ import pytest
 
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from gptlife.data.config import UserError, decode, parse_yaml
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
+from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines import cli
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
-from gptlife.reward.judges import checked, load_function
-from gptlife.stages.stage import RESERVED, Stage
+from gptlife.reward.judges.judge import checked, load_function
+from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -167,8 +169,8 @@ def test_every_python_block_compiles(page: Path) -> None:
 def test_the_loading_example_runs(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On a tiny untrained model, saved as the stages save."""
     from gptlife.data.tokens import train_tokenizer
-    from gptlife.stages import models
-    from gptlife.stages.presets import Architecture
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling.presets import Architecture
 
     (example,) = blocks(ROOT / "README.md", "python")
     (directory,) = re.findall(r'"(store/\S+)"', example)
@@ -178,7 +180,7 @@ def test_the_loading_example_runs(workspace: Path, capsys: pytest.CaptureFixture
 
     from transformers import AutoModelForCausalLM
 
-    models.save(AutoModelForCausalLM.from_config(settings), tokenizer, workspace / directory)
+    loading.save(AutoModelForCausalLM.from_config(settings), tokenizer, workspace / directory)
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
@@ -200,7 +202,7 @@ def test_every_relative_link_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_and_function_named_exists(page: Path) -> None:
-    """`stages/loop.py: fit, adamw` in a page means that this file defines these names."""
+    """`stages/training/loop.py: fit, adamw` in a page means that this file defines these names."""
     for file, names in re.findall(
         r"`((?:data|reward|stages|pipelines|tests)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
     ):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gptlife.data.config import UserError, walk_configs
+from gptlife.data.config import walk_configs
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Source
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.planner import Planned, plan

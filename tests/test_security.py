@@ -18,10 +18,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from gptlife.data.config import UserError, read_yaml
+from gptlife.data.errors import UserError
+from gptlife.data.yaml_tables import read_yaml
 from gptlife.pipelines import recipe
 from gptlife.pipelines.lifecycle import LIFECYCLE
-from gptlife.stages import foreign, models
+from gptlife.stages.modeling import loading
+from gptlife.stages.runtime import trust
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for room in ("data", "reward", "stages", "pipelines") for path in sorted((ROOT / room).rglob("*.py"))]
@@ -101,12 +103,12 @@ def test_code_beside_a_model_runs_only_where_the_recipe_says_so(
     with_own_code(saved, flag)
     monkeypatch.setattr("builtins.input", lambda text: "y")  # nobody is asked
     with pytest.raises(UserError, match=r"it needs code of its own, which is not run; .* trust_remote_code: true"):
-        models.load_causal(saved)
+        loading.load_causal(saved)
     assert not flag.exists()
-    with foreign.trusting(True):
-        assert type(models.load_causal(saved)).__name__ == "OwnModel"
+    with trust.trusting(True):
+        assert type(loading.load_causal(saved)).__name__ == "OwnModel"
     assert flag.exists()
-    assert not foreign.trusted()
+    assert not trust.trusted()
 
 
 def test_the_recipe_says_it_for_every_step_and_no_address_changes(tmp_path: Path) -> None:
@@ -138,11 +140,11 @@ def test_a_pickle_of_weights_is_refused(saved: Path, tmp_path: Path) -> None:
     (saved / "model.safetensors").unlink()
     torch.save({"transformer.wte.weight": Trap(tmp_path / "flag")}, saved / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"its weights are a pickle, which can run anything; save it with safetensors"):
-        models.load_causal(saved)
+        loading.load_causal(saved)
     # Nor is a harmless one read: it is the file that isn't looked at, and not only its content.
-    torch.save(AutoModelForCausalLM.from_config(models.load_config(saved)).state_dict(), saved / "pytorch_model.bin")
+    torch.save(AutoModelForCausalLM.from_config(loading.load_config(saved)).state_dict(), saved / "pytorch_model.bin")
     with pytest.raises(UserError, match="its weights are a pickle"):
-        models.load_causal(saved)
+        loading.load_causal(saved)
     assert not (tmp_path / "flag").exists()
 
 
@@ -151,7 +153,7 @@ def test_a_pickle_of_weights_is_refused(saved: Path, tmp_path: Path) -> None:
     [(["pytorch_model.bin"], True), (["a.pt", "model.safetensors"], False), (["tokenizer.json"], False), ([], False)],
 )
 def test_what_has_weights_in_pickles_only(names: list[str], expected: bool) -> None:
-    assert foreign.only_pickled(names) is expected
+    assert trust.only_pickled(names) is expected
 
 
 def test_servers_listen_on_this_machine_only() -> None:

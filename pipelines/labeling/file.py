@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gptlife.data.config import UserError
-from gptlife.stages.artifact import sync_directory
+from gptlife.data.errors import UserError
+from gptlife.stages.runtime.artifact import sync_directory
 
 Row = dict[str, Any]
 _BEGINNING = b'{"messages": '

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines.labeling.session import Labeling
 
 MAX_BODY = 262_144

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.formats import FORM_OF, detect, to_ranking
 from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS
 from gptlife.data.readers import Row, ending_of

@@ -2,8 +2,8 @@
 
 Two ways lead away from the first policy: best of n, whose KL is known, and online runs, whose KL is measured at every
 step. Both are recentred to where they begin (n = 1, and the first step's mean). The fits are those of
-`reward/overoptimisation.py`; best-of-n's have errors over prompts, as the stage wrote them. Without a gold judge there
-is nothing.
+`reward/statistics/overoptimisation.py`; best-of-n's have errors over prompts, as the stage wrote them. Without a gold
+judge there is nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Curve:
 
     def fitted(self) -> Points:
         """The fit as a line from 0 to as far as was measured."""
-        from gptlife.reward.overoptimisation import fitted_reward
+        from gptlife.reward.statistics.overoptimisation import fitted_reward
 
         if not self.fit:
             return []
@@ -114,7 +114,7 @@ def _of_run(record: Record) -> Curve | None:
 
 def fitted(points: Points) -> tuple[Table, Table]:
     """Fit and predicted peak of a run's gold gains, by step; empty where they have too few places to say anything."""
-    from gptlife.reward.overoptimisation import fit, predict_peak
+    from gptlife.reward.statistics.overoptimisation import fit, predict_peak
 
     away = [point for point in points if point[0] > 0]
     d, gains = [point[0] for point in away], [point[1] for point in away]

@@ -27,7 +27,7 @@ from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.report import findings, findings_online, findings_overoptimisation, findings_reward
 from gptlife.pipelines.report.evaluation import View, views
 from gptlife.pipelines.report.record import Record, Table, begun, of_stage, read
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 _SAMPLED_STEPS = 6
 _FOLD = 12

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines.planner import Planned
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 Table = dict[str, Any]
 

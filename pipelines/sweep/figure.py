@@ -15,7 +15,7 @@ from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from gptlife.data.config import parse_yaml
+from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
 from gptlife.pipelines.report.findings import is_number
 from gptlife.pipelines.sweep.table import Group, Table, header

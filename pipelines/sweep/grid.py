@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gptlife.data.config import UserError, suggest
+from gptlife.data.errors import UserError, suggest
 from gptlife.pipelines import launch, planner, recipe, runner, schedule
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store
 from gptlife.pipelines.sweep import table as sweep_table
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 if TYPE_CHECKING:
     from rich.console import Console

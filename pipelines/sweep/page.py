@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from gptlife.data.config import parse_yaml
+from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 if TYPE_CHECKING:
     from gptlife.pipelines.sweep.grid import Combination, Sweep

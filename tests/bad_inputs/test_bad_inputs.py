@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from gptlife.data import formats
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Source
 
 HERE = Path(__file__).parent

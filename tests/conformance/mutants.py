@@ -118,6 +118,8 @@ def preload() -> None:
 
 def copy_package(package: Path) -> None:
     """Our source under `package`."""
+    package.mkdir()
+    shutil.copy(ROOT / "src" / "gptlife" / "__init__.py", package)
     for room in ROOMS:
         shutil.copytree(ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -16,15 +16,15 @@ from gptlife.reward import kl
 from gptlife.reward.advantage import gae, leave_one_out
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.logprobs import entropy, masked_mean, token_logprobs
-from gptlife.reward.model import last_positions
 from gptlife.reward.objective import explained_variance, policy_loss, value_loss
 from gptlife.reward.ranking import normalisation, pair_accuracy, ranking_loss_flat
 from gptlife.reward.shaping import finished, penalise_unfinished, response_mask, token_rewards, whiten
-from gptlife.stages.episodes import Rollouts
-from gptlife.stages.online_models import Average
-from gptlife.stages.rollout import sample
-from gptlife.stages.training import adamw
-from gptlife.stages.training_config import TrainingConfig
+from gptlife.stages.generation.sampler import sample
+from gptlife.stages.modeling.scorer import last_positions
+from gptlife.stages.rl.episodes import Rollouts
+from gptlife.stages.rl.networks import Average
+from gptlife.stages.training.config import TrainingConfig
+from gptlife.stages.training.setup import adamw
 
 Inputs = dict[str, Any]
 Results = dict[str, Any]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from gptlife.stages import rollout
+from gptlife.stages.generation import sampler
 
 Weights = dict[str, Tensor]
 
@@ -21,19 +21,19 @@ class Sampled:
     """Prompts and answers of every step, as they leave the sampler."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.steps: list[list[tuple[list[int], rollout.Answer]]] = []
-        decode_batch = rollout._decode
+        self.steps: list[list[tuple[list[int], sampler.Answer]]] = []
+        decode_batch = sampler._decode
 
         def watched(model: Any, prompts: Any, *rest: Any) -> Any:
             answers = decode_batch(model, prompts, *rest)
             self.steps.append(list(zip(prompts, answers, strict=True)))
             return answers
 
-        patch.setattr(rollout, "_decode", watched)
+        patch.setattr(sampler, "_decode", watched)
 
 
 def by_brute_force(
-    world: Any, policy: Path, value: Path, sampled: list[tuple[list[int], rollout.Answer]], **changes: Any
+    world: Any, policy: Path, value: Path, sampled: list[tuple[list[int], sampler.Answer]], **changes: Any
 ) -> dict[str, Any]:
     """PPO's step from its formulas: rows alone in float64, the oracles' lists, gradients by automatic differentiation.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gptlife.reward.advantage import gae, leave_one_out
 from gptlife.reward.logprobs import masked_moments
 from gptlife.reward.shaping import whiten
-from gptlife.stages import episodes
+from gptlife.stages.rl import episodes
 
 
 def ragged(seed: int = 0, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:

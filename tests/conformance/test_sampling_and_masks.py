@@ -18,11 +18,13 @@ from torch import Tensor
 
 from gptlife.data.tokens import encode_conversation
 from gptlife.reward.logprobs import token_logprobs
-from gptlife.reward.model import score
-from gptlife.reward.reading import SelectedScores, pad_right
 from gptlife.reward.shaping import finished, penalise_unfinished, response_mask
-from gptlife.stages import episodes, models, rollout
-from gptlife.stages.rollout import Answer, sample
+from gptlife.stages.generation import sampler
+from gptlife.stages.generation.sampler import Answer, sample
+from gptlife.stages.modeling import loading
+from gptlife.stages.modeling.forward import SelectedScores, pad_right
+from gptlife.stages.modeling.scorer import score
+from gptlife.stages.rl import episodes
 
 EOS, PAD = 0, 1
 PROMPTS = [[3, 5, 4], [3, 5, 6, 7, 8, 9, 10, 4], [3, 11, 12, 4], [3, 5, 5, 6, 4]] * 3
@@ -31,7 +33,7 @@ PROMPTS = [[3, 5, 4], [3, 5, 6, 7, 8, 9, 10, 4], [3, 11, 12, 4], [3, 5, 5, 6, 4]
 @pytest.fixture(scope="module")
 def policy(world: Any) -> Any:
     """As our stages load it, but in float64."""
-    return models.load_causal(world.policy).double().eval()
+    return loading.load_causal(world.policy).double().eval()
 
 
 def answers_of(model: Any, **changes: Any) -> list[Answer]:
@@ -199,9 +201,9 @@ def test_pad_is_not_eos(world: Any, tmp_path: Path) -> None:
         # The end-of-text is a target; masked by padding's id it would not be.
         learnt = [token for token, here in zip(tokens, targets, strict=True) if here and token != loaded.pad_token_id]
         assert learnt[-1] == EOS
-        assert models.load_causal(tmp_path).config.pad_token_id != EOS
+        assert loading.load_causal(tmp_path).config.pad_token_id != EOS
 
-    check(models.load_tokenizer(tmp_path))
+    check(loading.load_tokenizer(tmp_path))
     with pytest.raises(AssertionError):
         check(tokenizer)
 
@@ -263,8 +265,8 @@ def test_dropout_off(world: Any) -> None:
         model.train()  # as gradient checkpointing needs it
         agree(model(input_ids=tokens).logits, model(input_ids=tokens).logits, 0.0)
 
-    check(models.load_causal(world.policy))
-    check(models.load_scorer(world.reward))
+    check(loading.load_causal(world.policy))
+    check(loading.load_scorer(world.reward))
     with pytest.raises(AssertionError):  # twin: the files say 0.1, as GPT-2's do
         check(AutoModelForCausalLM.from_pretrained(str(world.policy)))
 
@@ -282,7 +284,7 @@ def test_softmax_in_float32(policy: Any) -> None:
 
 def test_leaving_the_batch_changes_nothing(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that has ended leaves the batch (N+ decodes on and cuts): nobody else's answer is touched by it."""
-    monkeypatch.setattr(rollout, "COMPACT_SHARE", 2.0)  # never
+    monkeypatch.setattr(sampler, "COMPACT_SHARE", 2.0)  # never
     together = answers_of(policy, max_new_tokens=20)
     assert len({len(answer.tokens) for answer in together}) > 3
 
@@ -291,7 +293,7 @@ def test_leaving_the_batch_changes_nothing(policy: Any, monkeypatch: pytest.Monk
         for one, two in zip(others, together, strict=True):
             agree(one.logprobs, two.logprobs, 1e-5)
 
-    monkeypatch.setattr(rollout, "COMPACT_SHARE", 0.0)  # whenever one has ended
+    monkeypatch.setattr(sampler, "COMPACT_SHARE", 0.0)  # whenever one has ended
     check(answers_of(policy, max_new_tokens=20))
     with pytest.raises(AssertionError):
         check(answers_of(policy, max_new_tokens=20, seed="another"))

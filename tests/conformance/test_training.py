@@ -22,7 +22,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gptlife.data.config import decode
-from gptlife.stages import episodes, ppo
+from gptlife.reward.logprobs import selected_logprobs
+from gptlife.stages import ppo
+from gptlife.stages.rl import episodes
 
 RATE = 0.02
 FIELDS: dict[str, Any] = {
@@ -84,7 +86,7 @@ def test_first_minibatch(step: Callable[..., Path], monkeypatch: pytest.MonkeyPa
 
     check(step("one", minibatch_size=4))
     check(step("micro", minibatch_size=4, micro_batch_tokens=20, gradient_checkpointing=True))
-    hot = episodes.selected_logprobs
+    hot = selected_logprobs
     monkeypatch.setattr(episodes, "selected_logprobs", lambda logits, targets, temperature: hot(logits, targets, 1.0))
     with pytest.raises(AssertionError):  # twin: the rollout's log-probabilities without the temperature
         check(step("broken", minibatch_size=4))

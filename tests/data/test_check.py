@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gptlife.data.check import check, render
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Source
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.formats import (
     KNOWN_FIELDS,
     choices,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.packing import length_batches, pack_documents, pack_examples
 
 LENGTHS = st.lists(st.integers(0, 20), max_size=60)

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from gptlife.data.config import Config, UserError, decode, sha256_of_file
+from gptlife.data.config import Config, decode, sha256_of_file
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data, Source, files, mix, rows
 
 

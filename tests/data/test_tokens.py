@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.tokens import (
     SPECIALS,
     encode_answer,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
 from gptlife.data.village import VillageSource, check_splits, rows, tasks
 from gptlife.data.village.world import RELATIONS, world_of
 

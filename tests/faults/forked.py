@@ -28,13 +28,13 @@ HEAVY = (
     "trl",
     "torch.utils.tensorboard",
     "transformers.models.gpt2.modeling_gpt2",
-    "gptlife.stages.dpo_loop",
-    "gptlife.stages.online_step",
-    "gptlife.stages.ppo_step",
-    "gptlife.stages.rloo_step",
-    "gptlife.stages.comparing",
-    "gptlife.stages.capabilities",
-    "gptlife.stages.judging",
+    "gptlife.stages.preferences.trl_loop",
+    "gptlife.stages.rl.steps",
+    "gptlife.stages.rl.ppo_step",
+    "gptlife.stages.rl.rloo_step",
+    "gptlife.stages.evals.tables",
+    "gptlife.stages.evals.few_shot",
+    "gptlife.stages.evals.judging",
 )
 
 

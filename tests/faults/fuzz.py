@@ -89,8 +89,8 @@ def write_page(path: Path, rows: dict[str, str]) -> None:
         f"[{len(corpus)} broken or odd files](../../tests/bad_inputs/expected.yaml) are read by the default tests: "
         f"{refused} are refused, each with the line that stands there, {len(corpus) - refused} are good data that "
         "looks bad, and read as it should be. None is accepted in silence for what it isn't. [Models "
-        "that are not what they say](../../tests/stages/test_broken_models.py) and [numbers that make no "
-        "sense](../../tests/stages/test_bounds.py) are refused likewise.",
+        "that are not what they say](../../tests/stages/modeling/test_broken_models.py) and [numbers that make no "
+        "sense](../../tests/stages/training/test_bounds.py) are refused likewise.",
         "",
         "## Fuzzing",
         "",
@@ -134,7 +134,7 @@ def fuzz(target: str, runs: int, seconds: int, seed: int) -> int:
 def target_of(name: str) -> Callable[[bytes], None]:
     """What is called with each input."""
     from gptlife.data import formats
-    from gptlife.data.config import UserError
+    from gptlife.data.errors import UserError
     from gptlife.data.readers import Row, read_file
 
     place = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"gptlife-fuzz-{name}"

@@ -31,7 +31,7 @@ import forked
 from gptlife.data.config import sha256_of_file
 from gptlife.data.sources import Source
 from gptlife.data.sources import rows as rows_of
-from gptlife.stages.checkpoints import STATE
+from gptlife.stages.training.checkpoints import STATE
 
 LIFE = Path(__file__).with_name("life.yaml")
 TWO = "pretrain.launcher=torchrun --standalone --nproc_per_node 2"
@@ -443,7 +443,7 @@ def page(told: list[Seen], seconds: float) -> str:
         f"Made by `python tests/faults/lines.py --page docs/results/faults.md` in {seconds / 60:.0f} minutes: every "
         "fault is brought about in a real run of [tests/faults/life.yaml](../../tests/faults/life.yaml), and the same "
         "command is run again once it is mended. Kills at random moments have [a page of their own](kills.md). A clock "
-        "that jumps shows nothing: only monotonic time is looked at (`tests/stages/test_checkpoints.py`).",
+        "that jumps shows nothing: only monotonic time is looked at (`tests/stages/training/test_checkpoints.py`).",
     ]
     for one in told:
         lines += ["", f"**{one.fault}** (exit code {one.code})", "", "```text", *one.lines, "```", ""]

@@ -98,7 +98,7 @@ def addresses(chain: tuple[Any, ...], folder: Path) -> Callable[..., dict[str, s
 @pytest.fixture
 def refusal(chain: tuple[Any, ...], folder: Path) -> Callable[..., str]:
     """`refusal(table, *overrides)`: the one line with which a recipe (a dict, or YAML text) is refused."""
-    from gptlife.data.config import UserError
+    from gptlife.data.errors import UserError
     from gptlife.pipelines import planner, recipe
     from gptlife.pipelines.store import Store
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines import planner, recipe
 from gptlife.pipelines.chain import chain as chain_of
 from gptlife.pipelines.store import Store

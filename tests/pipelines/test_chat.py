@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines import chat
 from gptlife.pipelines.chat import Sampling
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 CONTEXT = 48
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.data.formats import rankings
 from gptlife.data.sources import Source
 from gptlife.pipelines.labeling import session as label

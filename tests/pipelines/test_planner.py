@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines import planner, recipe
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.store import Store

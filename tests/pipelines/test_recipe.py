@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines import recipe as recipes
 
 

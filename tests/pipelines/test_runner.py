@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 SHORT = "tokenizer: {data: corpus.txt}\npretrain: {}\n"
 

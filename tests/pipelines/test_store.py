@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.pipelines import store as stores
 from gptlife.pipelines.store import Store
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # sha256 of "abc", FIPS 180-2
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

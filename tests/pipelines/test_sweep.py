@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlife.data.config import UserError, parse_yaml
+from gptlife.data.errors import UserError
+from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines import schedule
 from gptlife.pipelines.sweep import grid as sweep
-from gptlife.stages import artifact
+from gptlife.stages.runtime import artifact
 
 RECIPE = "tokenizer: {data: corpus.txt}\npretrain: {}\nsft: {}\n"
 FILES = ["sweep.csv", "sweep.html", "sweep.json", "sweep.md", "sweep.png", "sweep.svg"]

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.reward.model import EnsembleScores, score
-from gptlife.reward.reading import SelectedScores
+from gptlife.stages.modeling.forward import SelectedScores
+from gptlife.stages.modeling.scorer import EnsembleScores, score
 
 # Three members (rows), two answers: the first 1, 2, 6, the second agreed upon.
 SCORES_MN = torch.tensor([[1.0, 2.5], [2.0, 2.5], [6.0, 2.5]])

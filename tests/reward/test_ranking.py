@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.reward.ranking import normalisation, pair_accuracy, ranked_pairs, ranking_loss, ranking_loss_flat
 
 

@@ -35,8 +35,8 @@ def cut_short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     The interrupt falls between the log line of `step` and its checkpoint, so the step has to be taken again.
     """
-    from gptlife.stages.checkpoints import Checkpoints
-    from gptlife.stages.journal import Journal
+    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.training.checkpoints import Checkpoints
 
     def cut(step: int, call: Callable[[], Any]) -> None:
         log = Journal.log
@@ -68,9 +68,9 @@ def steps_of(tiny: Any) -> Callable[..., Any]:
     """`steps_of(PPO, PPOConfig, fields, output)`: (players, steps) of an online stage on the tiny life."""
     from gptlife.data.config import decode
     from gptlife.data.formats import prompts
-    from gptlife.stages.online_models import Players
-    from gptlife.stages.online_step import Steps
-    from gptlife.stages.training import accelerator_for
+    from gptlife.stages.rl.networks import Players
+    from gptlife.stages.rl.steps import Steps
+    from gptlife.stages.training.setup import accelerator_for
 
     def build(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
         config = decode(kind, {"device": "cpu", "track": [], **fields}, "online")
@@ -88,7 +88,6 @@ def taken(steps_of: Callable[..., Any]) -> Callable[..., Any]:
 
     Gives (metrics, rollouts, experience, gradients of the policy).
     """
-    from gptlife.stages import online_step
 
     def take(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
         players, steps = steps_of(algorithm, kind, fields, output)
@@ -106,8 +105,8 @@ def taken(steps_of: Callable[..., Any]) -> Callable[..., Any]:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(steps, "_experience", experience)
-            patch.setattr(online_step, "finite_norm", keep)
-            patch.setattr(online_step, "step_with", lambda optimizer: None)
+            patch.setattr(steps, "finite_norm", keep)
+            patch.setattr(steps, "step_with", lambda optimizer: None)
             metrics, _ = steps.take(0, 0.1)
         return metrics, seen["rollouts"], seen["experience"], seen["gradients"]
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from gptlife.data.config import UserError, decode
-from gptlife.stages import comparisons, evaluation, online_step, ppo, ppo_step, pretrain, reward_model, sft, tokenizer
-from gptlife.stages.language import PackedRows
-from gptlife.stages.models import best_device
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
+from gptlife.stages import comparisons, evaluation, ppo, pretrain, reward_model, sft, tokenizer
+from gptlife.stages.rl import ppo_step
+from gptlife.stages.runtime.device import best_device
+from gptlife.stages.training.lm import PackedRows
 
 STEPS = {"steps": 1, "batch_size": 4, "minibatch_size": 4, "max_new_tokens": 8}
 
@@ -167,14 +169,14 @@ def test_the_prompt_of_that_score_is_named(
     _, steps = steps_of(
         ppo_step.PPO, ppo.PPOConfig, {**STEPS, "steps": 9, "prompts": str(tiny.prompts)}, tmp_path / "one"
     )
-    plain = online_step.read
+    plain = steps.read
 
     def broken(*given: Any) -> Any:
         found = plain(*given)
         found["scores"][2] = float("inf")
         return found
 
-    monkeypatch.setattr(online_step, "read", broken)
+    monkeypatch.setattr(steps, "read", broken)
     number = steps.order.batch(5)[2] + 1
     with pytest.raises(UserError, match=rf"^ppo: step 6: the score of the answer to prompt {number} is inf; "):
         steps.take(5, 0.1)

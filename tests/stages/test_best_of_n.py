@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_answer, encode_prompt
-from gptlife.stages import best_of_n, sampling
+from gptlife.stages import best_of_n
+from gptlife.stages.generation import chunks
 
 N, SIZES = 8, [1, 2, 3, 4, 5, 8]
 LLM = {"endpoint": "http://localhost:1/v1", "model": "none"}
@@ -145,7 +147,7 @@ def test_the_report_reads_its_fits_and_predicted_peak(done: tuple[Path, dict[str
 def test_goes_on_where_it_was_interrupted(
     tiny: Any, run: Any, done: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample_answers, made = sampling.sample_answers, []
+    sample_answers, made = chunks.sample_answers, []
 
     def counted(*args: Any, **options: Any) -> Any:
         made.append(min(args[4]))
@@ -154,7 +156,7 @@ def test_goes_on_where_it_was_interrupted(
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(sampling, "sample_answers", counted)
+    monkeypatch.setattr(chunks, "sample_answers", counted)
     options, inputs = fields(tiny, chunk=5, rows=7), {"policy": tiny.sft, "reward": tiny.reward_model}
     inputs["other"] = done[0].parent / "other"
     with pytest.raises(KeyboardInterrupt):
@@ -202,7 +204,7 @@ def test_a_held_out_reward_model_as_judge(
 
 
 def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(tiny: Any) -> None:
-    from gptlife.stages.models import load_tokenizer
+    from gptlife.stages.modeling.loading import load_tokenizer
 
     tokenizer = load_tokenizer(tiny.sft)
     row = {"messages": [{"role": "user", "content": "abc"}], "answers": ["xyzw" * 3, "x"], "finished": [True, True]}

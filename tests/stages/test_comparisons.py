@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gptlife.data.config import UserError
-from gptlife.reward.judges import JudgeConfig
+from gptlife.data.errors import UserError
+from gptlife.data.rankings import pairs
+from gptlife.reward.judges.judge import JudgeConfig
 from gptlife.stages import comparisons
 
 
@@ -92,8 +93,8 @@ def test_summary() -> None:
     assert comparisons.summary(rows) == {
         "rankings": 2, "answers": 6, "pairs": 5, "tie_share": pytest.approx(2 / 7), "finished_share": 0.5
     }  # fmt: skip
-    assert comparisons.pairs([1, 2, 2]) == [(0, 1), (0, 2)]
-    assert comparisons.pairs([3, 1]) == [(1, 0)]
+    assert pairs([1, 2, 2]) == [(0, 1), (0, 2)]
+    assert pairs([3, 1]) == [(1, 0)]
 
 
 def test_ceilings(tmp_path: Path) -> None:

@@ -22,12 +22,16 @@ import yaml
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_answer, encode_prompt
-from gptlife.stages import artifact, dpo, dpo_trainer, models
-from gptlife.stages.checkpoints import Checkpoints
-from gptlife.stages.stage import COST
-from gptlife.stages.training import epochs
+from gptlife.stages import dpo
+from gptlife.stages.modeling import loading
+from gptlife.stages.preferences import trl_trainer
+from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.stage import COST
+from gptlife.stages.training.checkpoints import Checkpoints
+from gptlife.stages.training.setup import epochs
 
 FIELDS = {
     "pairs": "best_worst", "learning_rate": 1e-3, "batch_size": 6, "warmup_steps": 1, "validate_every": 2,
@@ -67,12 +71,12 @@ def dpo_loss(policy: Any, reference: Any, rows: list[Any], beta: float, smoothin
     return torch.stack(losses).mean()
 
 
-def trainer_of(tiny: Any, folder: Path, reference: Path, rows: list[Any], **fields: Any) -> dpo_trainer.PairTrainer:
+def trainer_of(tiny: Any, folder: Path, reference: Path, rows: list[Any], **fields: Any) -> trl_trainer.PairTrainer:
     config = decode(dpo.DPOConfig, {"device": "cpu", "batch_size": len(rows), **fields}, "dpo")
-    settings = dpo_trainer.settings_of(config, folder)
+    settings = trl_trainer.settings_of(config, folder)
     plan = epochs(config, len(rows), len(rows), 1, 0)
-    tokenizer, model = models.load_tokenizer(tiny.sft), models.load_causal(tiny.sft)
-    return dpo_trainer.PairTrainer(config, plan, settings, model, models.load_causal(reference), tokenizer, rows)
+    tokenizer, model = loading.load_tokenizer(tiny.sft), loading.load_causal(tiny.sft)
+    return trl_trainer.PairTrainer(config, plan, settings, model, loading.load_causal(reference), tokenizer, rows)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +191,7 @@ def as_trl_reads(tiny: Any, messages: Any, chosen: str, rejected: str) -> dict[s
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    tokenizer = models.load_tokenizer(tiny.sft)
+    tokenizer = loading.load_tokenizer(tiny.sft)
     sides = {"chosen": chosen, "rejected": rejected}
     row = {"prompt": messages, **{name: [{"role": "assistant", "content": text}] for name, text in sides.items()}}
     holder, settings = SimpleNamespace(_tokenizer=tokenizer), SimpleNamespace(dataset_num_proc=None, max_length=None)
@@ -196,7 +200,7 @@ def as_trl_reads(tiny: Any, messages: Any, chosen: str, rejected: str) -> dict[s
 
 
 def test_tokens_are_trls_where_trls_are_right(tiny: Any) -> None:
-    tokenizer = models.load_tokenizer(tiny.sft)
+    tokenizer = loading.load_tokenizer(tiny.sft)
     for row in rankings_of(tiny)[:3]:
         (whole,) = dpo._encode([{**row, "finished": [True] * len(row["answers"])}], tokenizer, 64, "data")
         best, worst = row["ranks"].index(min(row["ranks"])), row["ranks"].index(max(row["ranks"]))
@@ -229,16 +233,16 @@ def test_batches_are_chosen_then_rejected_with_the_prompt_masked(tiny: Any, tmp_
         assert batch["completion_mask"][place].tolist() == [0] * len(prompt) + [1] * len(answer) + [0] * fill
         assert batch["attention_mask"][place].tolist() == [1] * len(prompt + answer) + [0] * fill
     swapped = [{**row, "chosen_ids": row["rejected_ids"], "rejected_ids": row["chosen_ids"]} for row in ROWS]
-    dpo_trainer._confirm(trainer.data_collator, ROWS)
+    trl_trainer._confirm(trainer.data_collator, ROWS)
     with pytest.raises(UserError, match=r"^dpo: TRL .* reads pairs in another way; install trl==1\.16"):
-        dpo_trainer._confirm(lambda rows: trainer.data_collator(swapped), ROWS)
+        trl_trainer._confirm(lambda rows: trainer.data_collator(swapped), ROWS)
 
 
 def test_micro_batches_change_nothing(
     tiny: Any, run: Any, trained: tuple[Path, dict[str, Any]], tmp_path: Path, log_of: Any
 ) -> None:
-    assert dpo_trainer.micro_batch_size(6, 30, 4096) == 6
-    assert [dpo_trainer.micro_batch_size(6, 30, n) for n in (1, 100, 120, 200, 300)] == [1, 1, 2, 3, 3]
+    assert trl_trainer.micro_batch_size(6, 30, 4096) == 6
+    assert [trl_trainer.micro_batch_size(6, 30, n) for n in (1, 100, 120, 200, 300)] == [1, 1, 2, 3, 3]
     run(dpo.STAGE, {**FIELDS, "micro_batch_tokens": 1}, tmp_path / "two", policy=tiny.sft, comparisons=tiny.comparisons)
     ones, others = log_of(trained[0]), log_of(tmp_path / "two")
     assert len(ones) == len(others) == 3

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from gptlife.data.config import UserError
-from gptlife.reward.reading import SelectedLogits
-from gptlife.stages import answerers, capabilities, evaluation
+from gptlife.data.errors import UserError
+from gptlife.stages import evaluation
+from gptlife.stages.evals import candidates, few_shot
+from gptlife.stages.modeling.forward import SelectedLogits
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -59,23 +60,23 @@ def test_win_rates(judged: tuple[Path, dict[str, Any]]) -> None:
 def test_the_base_model_gets_text(
     tiny: Any, judged: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptlife.stages import rollout
+    from gptlife.stages.generation import sampler
 
     asked: list[list[list[int]]] = []
 
     def caught(model: Any, prompts: list[list[int]], **_: Any) -> list[Any]:
         asked.append(prompts)
-        return [rollout.Answer(tokenizer("One.\nTwo")["input_ids"], [], False) for _ in prompts]
+        return [sampler.Answer(tokenizer("One.\nTwo")["input_ids"], [], False) for _ in prompts]
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.pretrain))
-    monkeypatch.setattr(rollout, "sample", caught)
+    monkeypatch.setattr(sampler, "sample", caught)
     config = evaluation.EvaluationConfig.model_validate(
         fields(tiny, shots=str(tiny.conversations), n_shots=2, max_new_tokens=4)
     )
     model = AutoModelForCausalLM.from_pretrained(str(tiny.pretrain))
     model.config.n_positions = 1000
     rows = [{"messages": [{"role": "user", "content": "Who?"}]}]
-    found = answerers.base_answers(config, model, tokenizer, "base", rows)
+    found = candidates.base_answers(config, model, tokenizer, "base", rows)
     shown = [json.loads(line) for line in tiny.conversations.read_text("utf-8").splitlines()[:2]]
     prompted = "".join(f"Question: {row['prompt']}\nAnswer: {row['completion']}\n\n" for row in shown)
     texts = [tokenizer.decode(batch[0]) for batch in asked]
@@ -115,12 +116,12 @@ def test_few_shot(tokens: int, tiny: Any) -> None:
         best.append(max(range(3), key=means.__getitem__))
         items.append({"query": query, "choices": choices, "gold": best[-1], "task": f"task {len(items)}"})
         told.append(means)
-    found = capabilities.few_shot(SelectedLogits(model), tokenizer, items, tokens)
+    found = few_shot.few_shot(SelectedLogits(model), tokenizer, items, tokens)
     assert found["few_shot"] == {"task 0": 1.0, "task 1": 1.0}
     right = [-means[item["gold"]] for means, item in zip(told, items, strict=True)]
     assert found["few_shot_loss"] == {f"task {i}": pytest.approx(loss, abs=1e-5) for i, loss in enumerate(right)}
     wrong = [{**item, "gold": (item["gold"] + 1) % 3, "task": "all"} for item in items]
-    found = capabilities.few_shot(SelectedLogits(model), tokenizer, [*wrong, {**items[0], "task": "all"}], tokens)
+    found = few_shot.few_shot(SelectedLogits(model), tokenizer, [*wrong, {**items[0], "task": "all"}], tokens)
     assert found["few_shot"] == {"all": pytest.approx(1 / 3)}
     missed = [-means[item["gold"]] for means, item in zip(told, wrong, strict=True)]
     assert found["few_shot_loss"] == {"all": pytest.approx((sum(missed) + right[0]) / 3, abs=1e-5)}
@@ -156,7 +157,7 @@ def test_greedy(tiny: Any, run: Any, tmp_path: Path) -> None:
 
 
 def test_models_are_not_asked_twice(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, ask, asked = tmp_path / "one", answerers._ask, []
+    output, ask, asked = tmp_path / "one", candidates._ask, []
 
     def counted(config: Any, accelerator: Any, name: str, *rest: Any) -> Any:
         asked.append(name)
@@ -164,7 +165,7 @@ def test_models_are_not_asked_twice(tiny: Any, run: Any, tmp_path: Path, monkeyp
             raise KeyboardInterrupt
         return ask(config, accelerator, name, *rest)
 
-    monkeypatch.setattr(answerers, "_ask", counted)
+    monkeypatch.setattr(candidates, "_ask", counted)
     with pytest.raises(KeyboardInterrupt):
         run(evaluation.STAGE, fields(tiny), output, base=tiny.pretrain, sft=tiny.sft)
     run(evaluation.STAGE, fields(tiny), output, base=tiny.pretrain, sft=tiny.sft)

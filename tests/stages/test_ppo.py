@@ -12,11 +12,11 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.stages import ppo
-from gptlife.stages.models import DROPOUTS, load_causal
-from gptlife.stages.online_models import Average
-from gptlife.stages.ppo_step import PPO
+from gptlife.stages.modeling.loading import DROPOUTS, load_causal
+from gptlife.stages.rl.networks import Average
+from gptlife.stages.rl.ppo_step import PPO
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 1e-3,

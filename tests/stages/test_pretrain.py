@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Source
 from gptlife.stages import pretrain
-from gptlife.stages.corpus import token_stream
+from gptlife.stages.training.token_stream import token_stream
 
 SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 FIELDS = {

@@ -14,14 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.model import EnsembleScores, score
-from gptlife.reward.reading import SelectedScores
-from gptlife.stages import rankings, reward_model
-from gptlife.stages.journal import Journal
-from gptlife.stages.models import load_reward, load_scorer
-from gptlife.stages.stage import COST
+from gptlife.stages import reward_model
+from gptlife.stages.modeling.forward import SelectedScores
+from gptlife.stages.modeling.loading import load_reward, load_scorer
+from gptlife.stages.modeling.scorer import EnsembleScores, score
+from gptlife.stages.preferences import rankings
+from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.stage import COST
 
 FIELDS = {"learning_rate": 1e-3, "batch_size": 100, "epsilon": 1e-5, "validate_every": 1}
 
@@ -409,7 +410,7 @@ def test_an_interrupted_ensemble_goes_on_exactly(
 
 def cut(monkeypatch: pytest.MonkeyPatch, name: str, last: int, call: Any) -> None:
     """Interrupt `call` in the member that logs as `name` once step `last` is logged, or (0) as it begins."""
-    from gptlife.stages.checkpoints import Checkpoints
+    from gptlife.stages.training.checkpoints import Checkpoints
 
     begin, log = Journal.__init__, Journal.log
 

@@ -12,11 +12,12 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
 from gptlife.stages import rloo
-from gptlife.stages.episodes import Picked
-from gptlife.stages.online_metrics import standard_error
-from gptlife.stages.rloo_step import RLOO
+from gptlife.stages.rl.episodes import Picked
+from gptlife.stages.rl.metrics import standard_error
+from gptlife.stages.rl.rloo_step import RLOO
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "answers_per_prompt": 4, "max_new_tokens": 10,

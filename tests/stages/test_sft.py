@@ -11,10 +11,13 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptlife.data.config import UserError, decode
+from gptlife.data.config import decode
+from gptlife.data.errors import UserError
+from gptlife.data.splits import split
 from gptlife.data.tokens import encode_conversation, train_tokenizer
-from gptlife.reward.reading import SelectedLogits
-from gptlife.stages import language, sft
+from gptlife.stages import sft
+from gptlife.stages.modeling.forward import SelectedLogits
+from gptlife.stages.training import lm
 
 # The gradient of a key's bias is 0 but for rounding; a larger epsilon keeps Adam from blowing that up to full steps.
 FIELDS = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "residual_dropout": 0.0, "epsilon": 1e-5}
@@ -55,7 +58,7 @@ def test_only_what_the_assistant_says_is_a_target() -> None:
         {"role": "assistant", "content": "y"},
     ]
     config = decode(sft.SFTConfig, {"data": "a.jsonl"}, "sft")
-    rows = language.TargetRows(sft._rows([{"messages": chat}], tokenizer, 64, config, "sft.data"))
+    rows = lm.TargetRows(sft._rows([{"messages": chat}], tokenizer, 64, config, "sft.data"))
     batch = rows.collate([0])
     # Ids: end 0, pad 1, system 2, user 3, assistant 4, then the printable ASCII from "!" (5) on.
     assert batch["tokens"].tolist() == [[3, 44, 77, 4, 61, 83, 0, 3, 92, 4, 93]]
@@ -103,9 +106,9 @@ def test_loss_is_that_of_trl(tiny: Any, tmp_path: Path) -> None:
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         theirs = trainer.compute_loss(model, batch)
-        rows = language.TargetRows([encode_conversation(tokenizer, chat) for chat in chats])
-        ours, _ = language.lm_loss(SelectedLogits(model), rows.collate(range(6)))
-        fewer, _ = language.lm_loss(SelectedLogits(model), rows.collate(range(5)))
+        rows = lm.TargetRows([encode_conversation(tokenizer, chat) for chat in chats])
+        ours, _ = lm.lm_loss(SelectedLogits(model), rows.collate(range(6)))
+        fewer, _ = lm.lm_loss(SelectedLogits(model), rows.collate(range(5)))
     assert_close(ours / sum(rows.weights), theirs, rtol=0, atol=1e-5)
     with pytest.raises(AssertionError):  # twin: one conversation fewer
         assert_close(fewer / sum(rows.weights[:5]), theirs, rtol=0, atol=1e-5)
@@ -231,6 +234,6 @@ def test_too_long(tiny: Any, run: Any, tmp_path: Path) -> None:
 
 
 def test_split() -> None:
-    assert sft.split(list(range(10)), 0.2, "x") == ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9])
+    assert split(list(range(10)), 0.2, "x") == ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9])
     with pytest.raises(UserError, match=r"^x: a share of 0.01 of 10 rows leaves no row on one side"):
-        sft.split(list(range(10)), 0.01, "x")
+        split(list(range(10)), 0.01, "x")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from gptlife.data.config import UserError
+from gptlife.data.errors import UserError
 from gptlife.stages import tokenizer
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from toy_work import ToyConfig, work
 
-from gptlife.stages.stage import Metrics, Stage
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 
 def run(config: ToyConfig, output: Path, *, base: Path, comparisons: Path | None = None) -> Metrics:

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from gptlife.data.config import Execution, UserError
+from gptlife.data.config import Execution
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
-from gptlife.stages.stage import Metrics, StageConfig
+from gptlife.stages.runtime.stage import Metrics, StageConfig
 
 
 class ToyConfig(StageConfig):

@@ -1,0 +1,127 @@
+"""YAML as tables of fields: strict reading, and overrides by dotted names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gptlife.data.errors import UserError
+
+_LARGEST = 1_000_000
+"""Values in one YAML file: far more than any recipe has, far fewer than ten lines of aliases can make."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (plain YAML keeps the last one without a word)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            fault = None
+            if not isinstance(key, (str, int, float, bool)):
+                fault = f"{type(key).__name__} can't be a name"
+            elif key in seen and key != "<<":
+                fault = f"'{key}' is given twice"
+            if fault:
+                raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads `1e-4` as a string; everybody who writes a learning rate means a number.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.inf|\.nan)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Decode YAML text, by the safe loader.
+
+    Raises:
+        UserError: with file and line where the text is no YAML or has a key twice, and where aliases make it too large.
+    """
+    try:
+        found = yaml.load(text, _UniqueKeyLoader)
+        if _size(found, {}) > _LARGEST:
+            raise UserError(
+                f"{where}: more than {_LARGEST:,} values once its aliases are written out; write it plainly"
+            )
+        return found
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{where}{line}: {error.problem or error.context}; mend the YAML there") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: no valid YAML ({str(error).splitlines()[0]})") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply, or inside itself; write it plainly") from None
+    except (ValueError, OverflowError) as error:  # a date that is none, say
+        raise UserError(f"{where}: a value can't be read ({str(error).splitlines()[0]}); put it in quotes") from None
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Values in a decoded YAML, with what aliases share counted as often as it stands there."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML table from a file.
+
+    Raises:
+        UserError: when it is missing, empty, not UTF-8, or no table.
+    """
+    try:
+        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the path of a YAML file") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as text ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a table of fields, found {'nothing' if raw is None else repr(raw)[:60]}")
+    return raw
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A copy of `raw` with every `a.b=value` set; values are read as YAML (`1e-4`, `true`, `[1, 2]`).
+
+    Raises:
+        UserError: where an override has no `=` or goes through something that is no table.
+    """
+    result = copied(raw)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path.strip():
+            raise UserError(f"{override}: expected field=value, as in sft.learning_rate=1e-4")
+        put(result, path.strip(), parse_yaml(text, override), override)
+    return result
+
+
+def put(table: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set the field at a dotted path inside nested tables, making those that are not there.
+
+    Raises:
+        UserError: when the path goes through something that is no table.
+    """
+    *parents, last = path.split(".")
+    for part in parents:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{where}: '{part}' is no table, so it has no field '{last}'")
+    table[last] = value
+
+
+def copied(value: Any) -> Any:
+    """A copy of nested tables; what is no table is shared."""
+    return {key: copied(item) for key, item in value.items()} if isinstance(value, dict) else value

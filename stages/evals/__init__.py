@@ -1,0 +1,1 @@
+"""What the stage `evaluation` is made of."""

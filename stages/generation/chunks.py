@@ -1,0 +1,79 @@
+"""Several sampled answers a prompt, in chunks that are kept as they are done; what comparisons and best-of-n share.
+
+A chunk is some prompts with all their answers, shared out over the processes. The random numbers behind an answer are a
+function of the seed, the prompt's number and the answer's, so neither chunks nor processes change what is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Row = dict[str, Any]
+ANSWERS_MAX = 1000
+"""A prompt's answers have numbers of their own up to here."""
+
+
+def in_chunks(
+    accelerator: Accelerator, output: Path, name: str, n_prompts: int, chunk: int, make: Callable[[int], list[Row]]
+) -> Iterator[list[Row]]:
+    """The rows of every chunk of `chunk` prompts in order: as kept under `output`, or from `make(first prompt)`."""
+    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_by_all
+
+    for number, start in enumerate(range(0, n_prompts, chunk)):
+        path = output / CHECKPOINTS / f"{name}-{number:06d}-of-{chunk}.json"
+        part = kept_by_all(accelerator, path)
+        if part is None:
+            part = make(start)
+            if accelerator.is_main_process:
+                keep_piece(path, part)
+            accelerator.wait_for_everyone()
+        yield part
+
+
+def sample_answers(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Row],
+    counts: Mapping[int, int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: str,
+    rows: int,
+    place: str,
+) -> list[Row]:
+    """The prompts of `counts` (prompt number: answers, at most `ANSWERS_MAX`) with `answers` and `finished`, in order.
+
+    Every process samples its share and gets all rows.
+    """
+    from accelerate.utils import gather_object
+
+    from gptlife.stages.generation.answering import answer_rows
+
+    wanted = [(index, index * ANSWERS_MAX + k) for index, count in counts.items() for k in range(count)]
+    mine = wanted[accelerator.process_index :: accelerator.num_processes]
+    sampled = answer_rows(
+        model,
+        tokenizer,
+        [prompts[index] for index, _ in mine],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        numbers=[number for _, number in mine],
+        rows=rows,
+        place=place,
+    )
+    pieces = [(number, index, text, ended) for (index, number), (text, ended) in zip(mine, sampled, strict=True)]
+    if accelerator.num_processes > 1:
+        pieces = gather_object(pieces)
+    found: dict[int, Row] = {index: {**prompts[index], "answers": [], "finished": []} for index in counts}
+    for _, index, text, ended in sorted(pieces):
+        found[index]["answers"].append(text)
+        found[index]["finished"].append(ended)
+    return list(found.values())

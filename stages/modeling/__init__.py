@@ -1,0 +1,1 @@
+"""Models: architectures, loading, adapters, and the two forward passes."""

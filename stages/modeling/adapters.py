@@ -1,0 +1,43 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: added, trained and merged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import PositiveInt
+
+from gptlife.data.config import BelowOne, Config
+
+
+class LoRA(Config):
+    """Low-rank adapters (Hu et al. 2021) on every linear layer but the head; merged when the stage ends."""
+
+    rank: PositiveInt = 16
+    """Width of the adapters."""
+    alpha: PositiveInt = 32
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: BelowOne = 0.0
+    """Dropout on the adapter's input."""
+    targets: str | list[str] = "all-linear"
+    """Module names, or `all-linear`."""
+
+
+def add_lora(model: Any, lora: LoRA, task: str) -> Any:
+    """Wrap `model` with adapters; `task` is `CAUSAL_LM` or `SEQ_CLS` (whose new head is trained whole)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type=task,
+        modules_to_save=["score"] if task == "SEQ_CLS" else None,
+        fan_in_fan_out=getattr(model.config, "model_type", "") in ("gpt2", "openai-gpt"),
+    )
+    return get_peft_model(model, config)
+
+
+def merge_lora(model: Any) -> Any:
+    """The plain model with its adapters added in; `model` itself where it has none."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

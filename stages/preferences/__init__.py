@@ -1,0 +1,1 @@
+"""What stages that learn from preferences share."""

@@ -1,0 +1,150 @@
+"""How the stage `dpo` goes through `transformers.Trainer`'s loop: the journal, checkpoints by time, and resuming.
+
+- Dropout is seeded by (seed, step, rank), as in `loop.py`; which rows a step has and its rate come from the schedule.
+- A checkpoint counts only with a list, written last, of its files and their sums (`checkpoints.py`): the Trainer's own
+  are not written atomically, and one without its optimizer file is resumed without a word and ends elsewhere.
+- A gradient that is not finite stops the stage before the optimizer moves; the Trainer would step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from gptlife.data.errors import UserError
+from gptlife.stages.preferences.trl_trainer import PairTrainer, quiet
+from gptlife.stages.runtime import signals
+from gptlife.stages.runtime.artifact import sync_directory
+from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.training.checkpoints import Checkpoints
+from gptlife.stages.training.loop import seed_step
+
+_NAMES = {
+    "loss": "loss",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "logps/chosen": "chosen_logprob",
+    "logps/rejected": "rejected_logprob",
+    "entropy": "entropy",
+    "grad_norm": "grad_norm",
+}
+"""TRL's names of what a step logs, and ours. At the first step rewards are 0, and TRL counts a tie as wrong."""
+
+
+class TrainerCheckpoints(Checkpoints):
+    """The Trainer's checkpoints, of which only those count that were sealed when all their files were written."""
+
+    def path(self, step: int) -> Path:
+        """Where the Trainer writes."""
+        return self.folder / f"checkpoint-{step}"
+
+    def mark(self, step: int, state: dict[str, Any]) -> None:
+        """Say that the checkpoint of `step` is complete; to be called by every process when it has written its part."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.seal(self.path(step), step, state)
+            sync_directory(self.folder)
+        self.accelerator.wait_for_everyone()
+
+
+class Reporter(TrainerCallback):
+    """Seeds every step, stops before a broken one, writes the journal, and asks for checkpoints by time."""
+
+    def __init__(
+        self,
+        trainer: PairTrainer,
+        journal: Journal,
+        checkpoints: TrainerCheckpoints,
+        validate: Callable[[], dict[str, float]],
+        validate_every: int,
+        state: dict[str, Any],
+    ) -> None:
+        self.trainer, self.journal, self.checkpoints = trainer, journal, checkpoints
+        self.validate, self.validate_every = validate, validate_every
+        self.begun = self.tick = time.monotonic() - float(state["seconds"])
+        self.total = len(trainer.plan.sizes)
+        self.metrics: dict[str, Any] = {}
+        self.tokens = sum(self._read_in(step) for step in range(int(state["step"])))
+
+    def _read_in(self, step: int) -> int:
+        return sum(self.trainer.lengths[index] for index in self.trainer.plan.batch(step))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make what is random in the step a function of (seed, step, rank)."""
+        self.tick = time.monotonic()
+        seed_step(self.trainer.ours.seed, state.global_step, args.process_index)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop while nothing is stepped yet, should the gradient not be finite."""
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            place = f"dpo: step {state.global_step + 1}"
+            raise UserError(f"{place}: the gradient is not finite; nothing was stepped; lower learning_rate or beta")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint when it is time."""
+        if state.global_step < self.total and self.checkpoints.due():
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """One line of the journal; TRL logs every step."""
+        if not logs or "loss" not in logs:
+            return
+        step, config, model = state.global_step, self.trainer.ours, self.trainer.model
+        read = self._read_in(step - 1)
+        self.tokens += read
+        speed = read / (time.monotonic() - self.tick)
+        self.metrics = {
+            **{name: logs[key] for key, name in _NAMES.items() if key in logs},
+            "learning_rate": self.trainer.plan.rates[step - 1],
+            "tokens": self.tokens,
+            "tokens_per_second": speed,
+        }
+        validated = step == self.total or step % self.validate_every == 0
+        if validated:
+            model.eval()
+            self.metrics |= self.validate()
+            model.train()
+        if step % config.log_every == 0 or validated:
+            self.journal.log(step, self.metrics, f"loss {self.metrics['loss']:.3f} {speed:,.0f} tokens/s")
+        self.saving_since = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint that was just written."""
+        self.checkpoints.mark(state.global_step, {"seconds": time.monotonic() - self.begun})
+        self.checkpoints.account(self.saving_since)
+        if self.checkpoints.stopping:
+            raise KeyboardInterrupt
+
+
+def train(
+    trainer: PairTrainer, output: Path, validate: Callable[[], dict[str, float]], validate_every: int
+) -> dict[str, Any]:
+    """Train, or go on from the newest complete checkpoint; metrics of the last step and what the run cost."""
+    config, total = trainer.ours, len(trainer.plan.sizes)
+    checkpoints = TrainerCheckpoints(output, trainer.accelerator, config.checkpoint_seconds, config.checkpoints_kept)
+    newest, found = checkpoints.newest()
+    state = found or {"step": 0, "seconds": 0.0}
+    main = trainer.accelerator.is_main_process
+    journal = Journal(output, "dpo", total, start=int(state["step"]), track=config.track, main=main)
+    with journal, signals.after_the_step():
+        reporter = Reporter(trainer, journal, checkpoints, validate, validate_every, state)
+        trainer.add_callback(reporter)
+        with quiet():
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    trainer.model.eval()
+    seconds = time.monotonic() - reporter.begun
+    return {
+        **reporter.metrics,
+        "steps": total,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(reporter.tokens / max(seconds, 1e-9), 1),
+        **checkpoints.cost(),
+    }

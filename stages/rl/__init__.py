@@ -1,0 +1,1 @@
+"""What the online stages (PPO, RLOO) share."""

@@ -1,0 +1,1 @@
+"""What the training stages share: config, schedule, loop, checkpoints, language-model loss."""

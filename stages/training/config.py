@@ -1,0 +1,41 @@
+"""The fields that training stages have: optimizer, precision, micro-batch, checkpoints, adapters. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from gptlife.data.config import BelowOne, Execution, Share
+from gptlife.stages.runtime.stage import StageConfig
+
+
+class TrainingConfig(StageConfig):
+    """What every training stage has."""
+
+    learning_rate: NonNegativeFloat
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.1
+    """AdamW decay, on matrices only. [GPT-3 App. B]"""
+    beta1: BelowOne = 0.9
+    """AdamW's first moment. [GPT-3 App. B]"""
+    beta2: BelowOne = 0.95
+    """AdamW's second moment. [GPT-3 App. B]"""
+    epsilon: PositiveFloat = 1e-8
+    """AdamW's epsilon. [GPT-3 App. B]"""
+    max_grad_norm: PositiveFloat = 1.0
+    """Global gradient norm above which gradients are scaled down. [GPT-3 App. B]"""
+    final_lr_share: Share = 0.1
+    """The cosine ends at this share of the peak. [GPT-3 App. B, InstructGPT C.1]"""
+    precision: Execution[Literal["auto", "fp32", "bf16"]] = "auto"
+    """Autocast type; auto: bf16 on a GPU that has it, else fp32 (bf16 is about 20 times slower on most CPUs)."""
+    micro_batch_tokens: Execution[PositiveInt] = 4096
+    """Padded tokens in one forward pass on one process; lower it when memory runs out."""
+    gradient_checkpointing: Execution[bool] = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_seconds: Execution[NonNegativeFloat | None] = None
+    """Seconds between checkpoints to resume from; None: a minute, and where saving is slow, 50 times what it took."""
+    checkpoints_kept: Execution[int] = Field(2, ge=1)
+    """Newest checkpoints that are kept while the stage works; more than one, so that a damaged one costs little."""
+    log_every: Execution[PositiveInt] = 1
+    """Steps between log lines."""

@@ -1,0 +1,61 @@
+"""Text as one stream of tokens on disk: written once by the first process, read by all through a memory map."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from gptlife.data.config import sha256_of_file
+from gptlife.data.errors import UserError
+from gptlife.data.formats import texts
+from gptlife.data.sources import Source
+from gptlife.data.tokens import encode_texts
+from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_piece, sync_file
+
+
+def token_stream(
+    data: list[Source], name: str, tokenizer: Any, output: Path, accelerator: Accelerator, seed: int = 0
+) -> tuple[np.ndarray, int]:
+    """Every document's tokens, each followed by end-of-text, in order; and the text's size in bytes.
+
+    The stream lies with the checkpoints under `output` (gone when the stage is committed), so a resumed stage and
+    the other processes don't tokenize again; one that is damaged is named, and made again.
+
+    Raises:
+        UserError: when there is no text.
+    """
+    path, note = (output / CHECKPOINTS / f"{name}.{kind}" for kind in ("tokens", "json"))
+    if accelerator.is_main_process and not _is_whole(path, kept_piece(note)):
+        if note.is_file():  # it was finished once
+            print(f"{path}: is damaged; made again", file=sys.stderr, flush=True)
+            note.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        n_bytes = 0
+        with open(path, "wb") as file:
+            for batch in _batches(texts(data, seed), 1000):
+                n_bytes += sum(len(text.encode("utf-8")) for text in batch)
+                for ids in encode_texts(tokenizer, batch):
+                    np.asarray([*ids, tokenizer.eos_token_id], dtype=np.int32).tofile(file)
+        if not n_bytes:
+            raise UserError(f"{name}: the text is empty; give a source with text in it")
+        sync_file(path)
+        keep_piece(note, {"bytes": n_bytes, "sha256": sha256_of_file(str(path))})
+    accelerator.wait_for_everyone()
+    return np.memmap(path, dtype=np.int32, mode="r"), int(kept_piece(note)["bytes"])
+
+
+def _is_whole(path: Path, note: dict[str, Any] | None) -> bool:
+    """Whether a stream that a run before this wrote is as it was."""
+    return note is not None and path.is_file() and sha256_of_file(str(path)) == note["sha256"]
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
