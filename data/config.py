@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from gptlife.data.errors import UserError, suggest
 
@@ -27,6 +28,21 @@ class _ExecutionMark:
 
 Execution = Annotated[T, _ExecutionMark()]
 """`micro_batch_size: Execution[int] = 8`: a field that stays out of the address."""
+
+
+class Was:
+    """`gamma: Annotated[float, Was("discount")]`: a renamed field. It enters the address under its old name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _AddedMark:
+    """Marks a field that came when outputs without it existed already."""
+
+
+Added = Annotated[T, _AddedMark()]
+"""`group_by: Added[str] = "use_case"`: a field that enters the address only where it is not its default."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,13 +61,24 @@ class Config(BaseModel):
     def identity(self, hash_file: HashFile) -> dict[str, Any]:
         """Canonical JSON-able content of this config without its `Execution` fields, nested configs included.
 
+        A renamed field (`Was`) keeps its old name here, and an `Added` one is left out at its default: outputs that
+        were made before keep their addresses.
+
         `hash_file` maps a data file's path to its content hash, so that paths never enter an address.
         """
         kept = {}
         for name, field in type(self).model_fields.items():
-            if not any(isinstance(mark, _ExecutionMark) for mark in field.metadata):
-                kept[name] = _identity_of(getattr(self, name), hash_file)
+            value, marks = getattr(self, name), field.metadata
+            if any(isinstance(mark, _ExecutionMark) for mark in marks):
+                continue
+            if any(isinstance(mark, _AddedMark) for mark in marks) and value == field.get_default():
+                continue
+            kept[_old_name(field) or name] = _identity_of(value, hash_file)
         return kept
+
+
+def _old_name(field: FieldInfo) -> str | None:
+    return next((mark.name for mark in field.metadata if isinstance(mark, Was)), None)
 
 
 def sha256_of_file(path: str) -> str:
@@ -119,6 +146,9 @@ def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, problem["loc"][:-1])
         known = list(parent.model_fields) if parent else []
+        for name, field in parent.model_fields.items() if parent else ():
+            if _old_name(field) == problem["loc"][-1]:
+                return f"{place}: this field is called '{name}' now; rename it"
         return f"{place}: no such field{suggest(str(problem['loc'][-1]), known) if known else ''}"
     if problem["type"] == "missing":
         return f"{place}: required, but not given"

@@ -18,11 +18,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import Execution
+from gptlife.data.config import Execution, Was
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
@@ -57,7 +57,7 @@ class BestOfNConfig(StageConfig):
     """Longest answer."""
     temperature: PositiveFloat = 1.0
     """Of sampling."""
-    rows: Execution[PositiveInt] = 256
+    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
     """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 32
     """Prompts between savings."""
@@ -134,7 +134,7 @@ def _sample_all(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             seed=f"{config.seed} best_of_n",
-            rows=config.rows,
+            generation_batch_size=config.generation_batch_size,
             place="best_of_n.prompts",
         )
 
@@ -252,7 +252,18 @@ def _fits(values: dict[str, Floats], ns: Sequence[int]) -> dict[str, Any] | None
     return found
 
 
-STAGE = Stage("best_of_n", BestOfNConfig, run, inputs=("policy", "reward"), open=True)
+STAGE = Stage(
+    "best_of_n",
+    BestOfNConfig,
+    run,
+    inputs=("policy", "reward"),
+    open=True,
+    title="best of n",
+    family="answers",
+    about=(
+        "N sampled answers per prompt with every reward model's scores; `best` is the first reward model's favourite."
+    ),
+)
 
 if __name__ == "__main__":
     STAGE.main()

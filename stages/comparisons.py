@@ -15,11 +15,11 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Share
+from gptlife.data.config import Execution, Share, Was
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
@@ -55,7 +55,7 @@ class ComparisonsConfig(StageConfig):
     """Longest answer."""
     temperature: PositiveFloat = 1.0
     """Of sampling. [InstructGPT C.4]"""
-    rows: Execution[PositiveInt] = 256
+    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
     """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 256
     """Prompts between savings."""
@@ -152,7 +152,7 @@ def _sample_chunk(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=f"{config.seed} {name}",
-        rows=config.rows,
+        generation_batch_size=config.generation_batch_size,
         place="comparisons.prompts",
     )
 
@@ -221,7 +221,15 @@ def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
     return found
 
 
-STAGE = Stage("comparisons", ComparisonsConfig, run, inputs=("policy",))
+STAGE = Stage(
+    "comparisons",
+    ComparisonsConfig,
+    run,
+    inputs=("policy",),
+    title="comparisons",
+    family="rankings",
+    about="Prompts with K sampled answers each and a labeler's ranking of them; equal ranks are ties.",
+)
 
 if __name__ == "__main__":
     STAGE.main()

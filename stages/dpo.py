@@ -217,7 +217,16 @@ def _accuracy(margins: Sequence[float]) -> float:
     return sum((margin > 0) + 0.5 * (margin == 0) for margin in margins) / len(margins)
 
 
-STAGE = Stage("dpo", DPOConfig, run, inputs=("policy",), optional=("comparisons",))
+STAGE = Stage(
+    "dpo",
+    DPOConfig,
+    run,
+    inputs=("policy",),
+    optional=("comparisons",),
+    title="DPO",
+    family="preference",
+    about="A policy trained on the pairs of ranked answers; no reward model stands between.",
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -16,10 +16,11 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from gptlife.data.config import Execution
+from gptlife.data.config import Execution, Was
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
@@ -65,7 +66,7 @@ class EvaluationConfig(StageConfig):
     """Every other answerer is also compared with this one."""
     n_samples: NonNegativeInt = 12
     """Prompts shown side by side in the report."""
-    rows: Execution[PositiveInt] = 256
+    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
     """Answers decoded together."""
     micro_batch_tokens: Execution[PositiveInt] = 8192
     """Padded tokens in one forward pass."""
@@ -160,7 +161,17 @@ def _check(config: EvaluationConfig, answering: dict[str, Path], reward: Path | 
         raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
 
 
-STAGE = Stage("evaluation", EvaluationConfig, run, optional=(*ANSWERERS, "reward"), open=True, version=4)
+STAGE = Stage(
+    "evaluation",
+    EvaluationConfig,
+    run,
+    optional=(*ANSWERERS, "reward"),
+    open=True,
+    version=4,
+    title="evaluation",
+    family="evaluation",
+    about="Answers of several checkpoints to the same unseen prompts, with a judge's scores.",
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -16,10 +16,11 @@ what is left out, stands in `online.py`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from gptlife.data.config import Share
+from gptlife.data.config import Share, Was
 from gptlife.stages.rl.config import OnlineConfig, train
 from gptlife.stages.runtime.stage import Metrics, Stage
 
@@ -31,7 +32,7 @@ class PPOConfig(OnlineConfig):
     """Value network. [InstructGPT C.4]"""
     critic_warmup_steps: NonNegativeInt = 0
     """First steps in which only the value network learns."""
-    discount: Share = 1.0
+    gamma: Annotated[Share, Was("discount")] = 1.0
     """GAE's γ. [InstructGPT: no discount]"""
     lam: Share = 0.95
     """GAE's λ. [Ziegler et al. 2019 code]"""
@@ -52,7 +53,19 @@ def run(config: PPOConfig, output: Path, *, policy: Path, reward: Path | None = 
     return train(PPO(config), output, policy, reward)
 
 
-STAGE = Stage("ppo", PPOConfig, run, inputs=("policy",), optional=("reward",))
+STAGE = Stage(
+    "ppo",
+    PPOConfig,
+    run,
+    inputs=("policy",),
+    optional=("reward",),
+    title="PPO",
+    family="online",
+    about=(
+        "A policy trained by PPO against a reward. `ema/` holds its averaged weights and `value/` the value "
+        "network; both load in the same way."
+    ),
+)
 
 if __name__ == "__main__":
     STAGE.main()

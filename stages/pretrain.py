@@ -146,13 +146,24 @@ def schedule(config: PretrainConfig, n_rows: int) -> Schedule:
         rows = max(1, int(tokens) // width)
         sizes.append(rows)
         after = min((seen + rows * width) / config.decay_tokens, 1.0)
-        share = cosine(after, config.warmup_tokens / config.decay_tokens, config.final_lr_share)
+        share = cosine(after, config.warmup_tokens / config.decay_tokens, config.min_lr_ratio)
         rates.append(config.learning_rate * share)
         seen += rows * width
     return Schedule(n_rows, sizes, rates, config.seed)
 
 
-STAGE = Stage("pretrain", PretrainConfig, run, inputs=("tokenizer",))
+STAGE = Stage(
+    "pretrain",
+    PretrainConfig,
+    run,
+    inputs=("tokenizer",),
+    title="base",
+    family="base",
+    about=(
+        "A causal language model trained on raw text from random weights. It continues text; it does not "
+        "follow instructions."
+    ),
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -249,7 +249,17 @@ def _describe(sums: dict[str, float], denominator: float) -> dict[str, float]:
     return {"loss": sums["loss"] / denominator, "accuracy": sums["correct"] / max(1.0, sums["pairs"])}
 
 
-STAGE = Stage("reward_model", RewardModelConfig, run, inputs=("base",), optional=("comparisons",), open=True)
+STAGE = Stage(
+    "reward_model",
+    RewardModelConfig,
+    run,
+    inputs=("base",),
+    optional=("comparisons",),
+    open=True,
+    title="reward model",
+    family="reward",
+    about="A language model with a scalar head: how good an answer is to a prompt, as the labelers rank.",
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -46,7 +46,16 @@ def run(config: RLOOConfig, output: Path, *, policy: Path, reward: Path | None =
     return train(RLOO(config), output, policy, reward)
 
 
-STAGE = Stage("rloo", RLOOConfig, run, inputs=("policy",), optional=("reward",))
+STAGE = Stage(
+    "rloo",
+    RLOOConfig,
+    run,
+    inputs=("policy",),
+    optional=("reward",),
+    title="RLOO",
+    family="online",
+    about=("A policy trained by RLOO against a reward, without a value network. `ema/` holds its averaged weights."),
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -192,7 +192,15 @@ def _rows(
     return rows
 
 
-STAGE = Stage("sft", SFTConfig, run, inputs=("base",))
+STAGE = Stage(
+    "sft",
+    SFTConfig,
+    run,
+    inputs=("base",),
+    title="SFT",
+    family="chat",
+    about="A language model fine-tuned on demonstrations, with a loss on the assistant's tokens only.",
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -61,7 +61,14 @@ def run(config: TokenizerConfig, output: Path) -> Metrics:
     return {**metrics, "seconds": round(time.monotonic() - started, 2)}
 
 
-STAGE = Stage("tokenizer", TokenizerConfig, run)
+STAGE = Stage(
+    "tokenizer",
+    TokenizerConfig,
+    run,
+    title="tokenizer",
+    family="tokenizer",
+    about="A byte-level BPE tokenizer with its special tokens and chat template.",
+)
 
 if __name__ == "__main__":
     STAGE.main()

@@ -101,12 +101,12 @@ def test_importing_all_that_plans_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("source", "package", "found"),
     [
-        ("from gptlife.stages import artifact", "gptlife.data", ["gptlife.stages.runtime.artifact"]),
+        ("from gptlife.stages import artifact", "gptlife.data", ["gptlife.stages.artifact"]),
         ("def f():\n    import gptlife.pipelines.cli", "gptlife.stages", ["gptlife.pipelines.cli"]),
         ("from gptlife import reward", "gptlife.data.village", ["gptlife.reward"]),
         ("import gptlife", "gptlife.pipelines", ["gptlife"]),
-        ("from ..stages import loop", "gptlife.reward", ["gptlife.stages.training.loop"]),
-        ("from ...stages import loop", "gptlife.data.village", ["gptlife.stages.training.loop"]),
+        ("from ..stages import loop", "gptlife.reward", ["gptlife.stages.loop"]),
+        ("from ...stages import loop", "gptlife.data.village", ["gptlife.stages.loop"]),
         ("from . import config\nfrom gptlife.data import config", "gptlife.data", []),
         ("from gptlife.reward import kl", "gptlife.stages", []),
     ],

@@ -119,7 +119,7 @@ def _sampling(config: EvaluationConfig, key: str) -> dict[str, Any]:
         "temperature": config.temperature or 1.0,
         "greedy": config.temperature == 0.0,
         "seed": f"evaluation {config.seed}" + ("" if key == MAIN else f" {key}"),
-        "rows": config.rows,
+        "generation_batch_size": config.generation_batch_size,
     }
 
 

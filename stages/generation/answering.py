@@ -46,7 +46,7 @@ def answer_rows(
     temperature: float,
     seed: str,
     numbers: Sequence[int] | None = None,
-    rows: int = 256,
+    generation_batch_size: int = 256,
     greedy: bool = False,
     place: str,
 ) -> list[tuple[str, bool]]:
@@ -60,7 +60,7 @@ def answer_rows(
         eos=tokenizer.eos_token_id,
         seed=seed,
         numbers=numbers,
-        rows=rows,
+        generation_batch_size=generation_batch_size,
         greedy=greedy,
     )
     return [(text_of(tokenizer, answer), answer.finished) for answer in answers]

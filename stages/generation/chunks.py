@@ -45,7 +45,7 @@ def sample_answers(
     max_new_tokens: int,
     temperature: float,
     seed: str,
-    rows: int,
+    generation_batch_size: int,
     place: str,
 ) -> list[Row]:
     """The prompts of `counts` (prompt number: answers, at most `ANSWERS_MAX`) with `answers` and `finished`, in order.
@@ -66,7 +66,7 @@ def sample_answers(
         temperature=temperature,
         seed=seed,
         numbers=[number for _, number in mine],
-        rows=rows,
+        generation_batch_size=generation_batch_size,
         place=place,
     )
     pieces = [(number, index, text, ended) for (index, number), (text, ended) in zip(mine, sampled, strict=True)]

@@ -44,7 +44,7 @@ def sample(
     eos: int,
     seed: str,
     numbers: Sequence[int] | None = None,
-    rows: int = 256,
+    generation_batch_size: int = 256,
     greedy: bool = False,
 ) -> list[Answer]:
     """One answer a prompt, in the prompts' order.
@@ -53,7 +53,7 @@ def sample(
         model: a causal LM (a LoRA wrapper is fine), on its device.
         seed: what the draws depend on, together with each prompt's number.
         numbers: the prompts' numbers; by default 0, 1, ...
-        rows: prompts decoded together; like lengths go together.
+        generation_batch_size: prompts decoded together; like lengths go together.
         greedy: take the most likely token; log-probabilities are still those at `temperature`.
     """
     numbers = list(range(len(prompts))) if numbers is None else numbers
@@ -61,8 +61,8 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     was_training, cached = model.training, model.config.use_cache
     model.eval()
-    for start in range(0, len(order), rows):
-        chunk = order[start : start + rows]
+    for start in range(0, len(order), generation_batch_size):
+        chunk = order[start : start + generation_batch_size]
         draws = torch.tensor([_uniforms(seed, numbers[i], max_new_tokens) for i in chunk], dtype=torch.float32)
         decoded = _decode(model, [prompts[i] for i in chunk], draws, temperature, eos, greedy)
         for index, answer in zip(chunk, decoded, strict=True):

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import BelowOne, Config, Execution, HashFile
+from gptlife.data.config import BelowOne, Config, Execution, HashFile, Was
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
@@ -71,7 +71,7 @@ class OnlineConfig(TrainingConfig):
     """Policy. [not printed in InstructGPT; Huang et al. 2024]"""
     warmup_steps: NonNegativeInt = 10
     """Linear from a tenth of the learning rate. [InstructGPT C.4]"""
-    epsilon: PositiveFloat = 1e-5
+    adam_eps: Annotated[PositiveFloat, Was("epsilon")] = 1e-5
     """AdamW's epsilon. [Huang et al. 2022, detail on Adam]"""
     weight_decay: NonNegativeFloat = 0.0
     """[not given in InstructGPT]"""
@@ -79,7 +79,7 @@ class OnlineConfig(TrainingConfig):
     """β: price of a nat of KL to the reference, in units of the score. [InstructGPT C.4]"""
     adaptive_kl: AdaptiveKL | None = None
     """Let kl_coef follow a target; None: fixed. [InstructGPT: fixed]"""
-    stop_kl: float | None = Field(None, gt=0)
+    target_kl: Annotated[float | None, Was("stop_kl")] = Field(None, gt=0)
     """Nats an episode: a step that measures more makes no update and is the last one; None: never."""
     score_clip: PositiveFloat | None = None
     """Scores are held within ± this."""
@@ -99,7 +99,7 @@ class OnlineConfig(TrainingConfig):
     """Steps between copies of the policy, kept as models under `steps/<step>/`; 0: none. The last one is the output."""
     sample_every: PositiveInt = 10
     """Steps between samples in the log."""
-    rows: Execution[PositiveInt] = 256
+    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
     """Answers decoded together on one process."""
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class OnlineConfig(TrainingConfig):
 def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None) -> Metrics:
     """Fine-tune and save; metrics: those of the last step, and the cost.
 
-    A run that `stop_kl` ends is complete: `stopped_at` is the step that was measured and not learnt from, so its
+    A run that `target_kl` ends is complete: `stopped_at` is the step that was measured and not learnt from, so its
     metrics are those of the saved weights.
 
     Raises:
@@ -155,7 +155,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
             tokens += int(metrics["step_tokens"])
             journal.log(step, metrics, _status(metrics))
             if "stopped_at" in metrics:
-                journal.say(f"stopped at step {step}: KL {metrics['kl']:.2f} is above stop_kl {config.stop_kl}")
+                journal.say(f"stopped at step {step}: KL {metrics['kl']:.2f} is above target_kl {config.target_kl}")
             elif step < config.steps:
                 if config.keep_every and step % config.keep_every == 0:
                     players.keep_copy(step)

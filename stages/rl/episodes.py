@@ -191,7 +191,7 @@ def shape(
     rollouts: Rollouts,
     *,
     kl_coef: float,
-    discount: float,
+    gamma: float,
     lam: float,
     missing_eos_penalty: float,
     score_clip: float | None,
@@ -203,7 +203,7 @@ def shape(
     rewards_BR = _rewards(found, rollouts, kl_coef, missing_eos_penalty, score_clip)
     if whiten_rewards:
         rewards_BR = whiten(rewards_BR, mask_BR, shift_mean=False)
-    advantages_BR, returns_BR = gae(rewards_BR, found["values"], mask_BR, discount, lam)
+    advantages_BR, returns_BR = gae(rewards_BR, found["values"], mask_BR, gamma, lam)
     if whiten_advantages:
         advantages_BR = whiten(advantages_BR, mask_BR)
     return _experience(found, rewards_BR, found["values"], advantages_BR, returns_BR)

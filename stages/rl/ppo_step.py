@@ -36,7 +36,7 @@ class PPO:
             found,
             rollouts,
             kl_coef=kl_coef,
-            discount=config.discount,
+            gamma=config.gamma,
             lam=config.lam,
             missing_eos_penalty=config.missing_eos_penalty,
             score_clip=config.score_clip,

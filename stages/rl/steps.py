@@ -140,7 +140,7 @@ class Steps:
     def take(self, step: int, kl_coef: float) -> tuple[dict[str, Any], float]:
         """One step from sampling to the last update; its metrics, and the next step's KL coefficient.
 
-        Above `stop_kl` there is no update, and the metrics have `stopped_at`.
+        Above `target_kl` there is no update, and the metrics have `stopped_at`.
         """
         config, started, k = self.config, time.monotonic(), self.algorithm.answers_per_prompt
         self.players.set_rates(min(1.0, 0.1 + 0.9 * step / config.warmup_steps) if config.warmup_steps else 1.0)
@@ -152,7 +152,7 @@ class Steps:
         experience = self._experience(rollouts, chosen, texts, minibatches[: self.minibatches], kl_coef, step)
         read_at = time.monotonic()
         metrics = {**episode_metrics(rollouts, experience, kl_coef, k), **text_metrics(texts)}
-        if config.stop_kl is not None and metrics["kl"] > config.stop_kl:
+        if config.target_kl is not None and metrics["kl"] > config.target_kl:
             metrics["stopped_at"] = step + 1
         else:
             metrics |= update_metrics([self._update(step, part, rollouts, experience) for part in minibatches])
@@ -191,7 +191,7 @@ class Steps:
                 eos=self.players.tokenizer.eos_token_id,
                 seed=f"{self.algorithm.name} {config.seed} {step}",
                 numbers=mine,
-                rows=config.rows,
+                generation_batch_size=config.generation_batch_size,
             )
         return share_answers(accelerator, prompts, mine, answers, config.max_new_tokens)
 

@@ -22,8 +22,16 @@ from gptlife.stages.runtime.stage import StageConfig
 
 _FILE = "machines.json"
 _PACKAGES = ("gptlife", "torch", "transformers", "accelerate")
-_SETTINGS = ("precision", "micro_batch_tokens", "rows", "gradient_checkpointing", "share_prompts", "deterministic")
+_SETTINGS = (
+    "precision",
+    "micro_batch_tokens",
+    "generation_batch_size",
+    "gradient_checkpointing",
+    "share_prompts",
+    "deterministic",
+)
 """Settings of memory and time that round otherwise."""
+_WAS = {"generation_batch_size": "rows"}
 
 
 def go_on_as_begun(config: StageConfig, output: Path) -> None:
@@ -39,7 +47,7 @@ def go_on_as_begun(config: StageConfig, output: Path) -> None:
     if not state.is_main_process:
         return
     here = _here(config, state)
-    if known and (changed := [name for name in here if here[name] != known[0].get(name)]):
+    if known and (changed := [name for name in here if here[name] != _told(known[0], name)]):
         then, now = (
             ", ".join(f"{name} {machine[name]}" for name in changed if name in machine) for machine in (known[0], here)
         )
@@ -51,6 +59,11 @@ def go_on_as_begun(config: StageConfig, output: Path) -> None:
         )
     if here not in known:
         artifact.keep_piece(output / CHECKPOINTS / _FILE, [*known, here])
+
+
+def _told(machine: dict[str, Any], name: str) -> Any:
+    """What a machine's record says, also one that was written before a setting got its name."""
+    return machine.get(name, machine.get(_WAS.get(name, "")))
 
 
 def worked_on(output: Path) -> list[dict[str, Any]]:

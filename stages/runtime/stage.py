@@ -69,13 +69,20 @@ class StageConfig(Config):
     """Trackers that get the curves besides log.jsonl: `tensorboard`, `wandb`. One that is not installed is left out."""
 
 
+Family = Literal["tokenizer", "base", "chat", "online", "preference", "reward", "answers", "rankings", "evaluation"]
+"""What a stage's output is: `base` continues text, `chat`, `online` and `preference` answer in a chat and tell how they
+learnt (from demonstrations, from their own answers, from preferences)."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of a model's life.
 
     `inputs` must be given, `optional` ones may, and an `open` stage takes further ones by any name; `run(config,
     output, **inputs)` reads only its arguments, writes only under `output` and returns the metrics. `version` is
-    bumped by hand when the same config would give another result.
+    bumped by hand when the same config would give another result. `title` is its name as people write it, `family`
+    what its output is, `about` one or two sentences for the model card: reports, cards and evaluations read these, so
+    a new stage needs no entry in theirs.
     """
 
     name: str
@@ -85,6 +92,9 @@ class Stage:
     optional: tuple[str, ...] = ()
     open: bool = False
     version: int = 1
+    title: str = ""
+    family: Family = "answers"
+    about: str = ""
 
     def identity(self, config: StageConfig, hash_file: HashFile = sha256_of_file) -> dict[str, Any]:
         """What enters the address besides the inputs' addresses."""
@@ -125,7 +135,7 @@ class Stage:
 
     def _what_to_lower(self) -> str:
         """Settings of memory and time alone: none of them changes a result."""
-        there = [name for name in ("micro_batch_tokens", "rows") if name in self.config.model_fields]
+        there = [name for name in ("micro_batch_tokens", "generation_batch_size") if name in self.config.model_fields]
         more = ", or set gradient_checkpointing: true" if "gradient_checkpointing" in self.config.model_fields else ""
         return f"lower {' or '.join(there)}{more}" if there else "give it more memory"
 

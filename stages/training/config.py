@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from gptlife.data.config import BelowOne, Execution, Share
+from gptlife.data.config import BelowOne, Execution, Share, Was
 from gptlife.stages.runtime.stage import StageConfig
 
 
@@ -21,11 +21,11 @@ class TrainingConfig(StageConfig):
     """AdamW's first moment. [GPT-3 App. B]"""
     beta2: BelowOne = 0.95
     """AdamW's second moment. [GPT-3 App. B]"""
-    epsilon: PositiveFloat = 1e-8
+    adam_eps: Annotated[PositiveFloat, Was("epsilon")] = 1e-8
     """AdamW's epsilon. [GPT-3 App. B]"""
     max_grad_norm: PositiveFloat = 1.0
     """Global gradient norm above which gradients are scaled down. [GPT-3 App. B]"""
-    final_lr_share: Share = 0.1
+    min_lr_ratio: Annotated[Share, Was("final_lr_share")] = 0.1
     """The cosine ends at this share of the peak. [GPT-3 App. B, InstructGPT C.1]"""
     precision: Execution[Literal["auto", "fp32", "bf16"]] = "auto"
     """Autocast type; auto: bf16 on a GPU that has it, else fp32 (bf16 is about 20 times slower on most CPUs)."""

@@ -91,13 +91,13 @@ def cosine(progress: float, warmup: float, final_share: float) -> float:
 
 
 def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: float, warmup_steps: int) -> Schedule:
-    """Fixed batches over so many epochs, cosine to `final_lr_share`; a last partial batch is kept."""
+    """Fixed batches over so many epochs, cosine to `min_lr_ratio`; a last partial batch is kept."""
     total = max(1, round(n_examples * n_epochs))
     sizes = [min(batch_size, total - start) for start in range(0, total, batch_size)]
     share = min(warmup_steps / len(sizes), 0.5)
     rates = [
         config.learning_rate
-        * cosine((step + (1 if step < warmup_steps else 0)) / len(sizes), share, config.final_lr_share)
+        * cosine((step + (1 if step < warmup_steps else 0)) / len(sizes), share, config.min_lr_ratio)
         for step in range(len(sizes))
     ]
     return Schedule(n_examples, sizes, rates, config.seed)
@@ -117,7 +117,7 @@ def accelerator_for(config: StageConfig, output: Path) -> Accelerator:
     return accelerator
 
 
-def adamw(model: nn.Module, config: TrainingConfig, rate: float | None = None, epsilon: float | None = None) -> Any:
+def adamw(model: nn.Module, config: TrainingConfig, rate: float | None = None) -> Any:
     """AdamW with decay on matrices only."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -129,6 +129,6 @@ def adamw(model: nn.Module, config: TrainingConfig, rate: float | None = None, e
         groups,
         lr=rate or config.learning_rate,
         betas=(config.beta1, config.beta2),
-        eps=epsilon or config.epsilon,
+        eps=config.adam_eps,
         fused=fused,
     )

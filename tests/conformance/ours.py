@@ -113,7 +113,7 @@ def of_ema(inputs: Inputs) -> Results:
 
 def of_adam(inputs: Inputs) -> Results:
     """The optimizer that every stage has, on one weight that begins at 0."""
-    settings = {"beta1": inputs["beta1"], "beta2": inputs["beta2"], "epsilon": inputs["eps"], "weight_decay": 0.0}
+    settings = {"beta1": inputs["beta1"], "beta2": inputs["beta2"], "adam_eps": inputs["eps"], "weight_decay": 0.0}
     model = torch.nn.Linear(1, 1, bias=False).double()
     torch.nn.init.zeros_(model.weight)
     optimizer = adamw(model, TrainingConfig(learning_rate=inputs["learning_rate"], **settings))

@@ -135,7 +135,7 @@ def test_returns_are_not_whitened() -> None:
     rollouts = episodes.Rollouts([], [], torch.ones(4).bool(), values_BR, mask_BR)
     found = {"logprobs": values_BR * 0, "ref_logprobs": values_BR * 0, "values": values_BR, "entropy": values_BR * 0,
              "scores": torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)}  # fmt: skip
-    plain: dict[str, Any] = {"kl_coef": 0.1, "discount": 1.0, "lam": 0.95, "missing_eos_penalty": 1.0,
+    plain: dict[str, Any] = {"kl_coef": 0.1, "gamma": 1.0, "lam": 0.95, "missing_eos_penalty": 1.0,
                              "score_clip": None, "whiten_rewards": False, "whiten_advantages": False}  # fmt: skip
     score = oracles.token_rewards([1.0, -2.0, 0.5, 3.0], *lists(values_BR * 0, values_BR * 0, mask_BR), 0.1)
     rewards = [[x or 0.0 for x in row] for row in score]

@@ -213,7 +213,7 @@ def test_head_initialisation(world: Any) -> None:
 def test_one_epoch_of_64_prompts() -> None:
     """InstructGPT C.2: one epoch (more overfits), 64 prompts a batch, 9e-6, cosine to a tenth."""
     config = reward_model.RewardModelConfig()
-    found = [config.epochs, config.batch_size, config.learning_rate, config.final_lr_share]
+    found = [config.epochs, config.batch_size, config.learning_rate, config.min_lr_ratio]
     agree(found, [1, 64, 9e-6, 0.1], 0.0)
     refused([*found[:2], 1e-5, 0.1], [1, 64, 9e-6, 0.1], 0.0)
 

@@ -229,7 +229,9 @@ def test_sampled_from_the_distribution(policy: Any) -> None:
     count = 3000
     with torch.no_grad():
         logits = policy(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].tolist()
-    found = sample(policy, [PROMPTS[0]] * count, max_new_tokens=1, temperature=0.7, eos=EOS, seed="d", rows=count)
+    found = sample(
+        policy, [PROMPTS[0]] * count, max_new_tokens=1, temperature=0.7, eos=EOS, seed="d", generation_batch_size=count
+    )
 
     def check(temperature: float) -> None:
         for token, logprob in enumerate(oracles.log_softmax(logits, temperature)):
@@ -247,7 +249,7 @@ def test_draws_differ_by_prompt(policy: Any) -> None:
     def check(numbers: list[int]) -> None:
         found = [a.tokens for a in answers_of(policy, numbers=numbers)]
         assert len({tuple(tokens) for tokens in found[::4]}) > 1  # PROMPTS repeats after four
-        assert found == [a.tokens for a in answers_of(policy, numbers=numbers, rows=5)]
+        assert found == [a.tokens for a in answers_of(policy, numbers=numbers, generation_batch_size=5)]
 
     check(list(range(len(PROMPTS))))
     with pytest.raises(AssertionError):  # twin: one number for all, as one seed on every process

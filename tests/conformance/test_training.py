@@ -152,7 +152,7 @@ def test_reference_and_reward_stay(world: Any, two_steps: tuple[Path, Path, Samp
 def test_adam_epsilon(step: Callable[..., Path], world: Any) -> None:
     """N, section on Adam: eps 1e-5. On the first step a weight moves by rate g / (|g| + eps), in PyTorch's form."""
     config = decode(ppo.PPOConfig, {"prompts": "x"}, "ppo")
-    assert (config.epsilon, config.beta1, config.beta2) == (1e-5, 0.9, 0.95)
+    assert (config.adam_eps, config.beta1, config.beta2) == (1e-5, 0.9, 0.95)
     gradient = moved(world.policy, step("gradient"))["transformer.wpe.weight"]
     before = weights(world.policy)["transformer.wpe.weight"].double()
     # Weights are kept in float32: as large a rate as makes their rounding small.
@@ -233,7 +233,7 @@ def test_loss_does_not_depend_on_micro_batches(world: Any, step: Callable[..., P
     """Sums before means: one row at a time or all at once, the same gradient (TRL 1.12: a mean a micro-batch)."""
     text = {"pretraining": str(world.text), "ptx_length": 8, "ptx_rows_per_episode": 0.5}
     whole = moved(world.policy, step("whole", **text))
-    same(moved(world.policy, step("micro", micro_batch_tokens=1, rows=3, **text)), whole)
+    same(moved(world.policy, step("micro", micro_batch_tokens=1, generation_batch_size=3, **text)), whole)
     with pytest.raises(AssertionError):  # twin: another batch is another gradient
         same(moved(world.policy, step("other", seed=1, **text)), whole)
 
@@ -267,8 +267,8 @@ def test_settings_of_the_paper() -> None:
     """InstructGPT C.4 (and N for lambda and epsilon): what a config says that leaves everything open."""
     config = decode(ppo.PPOConfig, {"prompts": "x"}, "ppo")
     expected = {"batch_size": 512, "minibatch_size": 64, "inner_epochs": 1, "clip_range": 0.2, "kl_coef": 0.02,
-                "discount": 1.0, "lam": 0.95, "temperature": 1.0, "ema": 0.992, "ptx_coef": 27.8, "warmup_steps": 10,
-                "ptx_rows_per_episode": 8.0, "value_learning_rate": 9e-6, "epsilon": 1e-5}  # fmt: skip
+                "gamma": 1.0, "lam": 0.95, "temperature": 1.0, "ema": 0.992, "ptx_coef": 27.8, "warmup_steps": 10,
+                "ptx_rows_per_episode": 8.0, "value_learning_rate": 9e-6, "adam_eps": 1e-5}  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
     changed = decode(ppo.PPOConfig, {"prompts": "x", "kl_coef": 0.05}, "ppo")
     assert {name: getattr(changed, name) for name in expected} != expected

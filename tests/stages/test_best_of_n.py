@@ -157,7 +157,7 @@ def test_goes_on_where_it_was_interrupted(
         return found
 
     monkeypatch.setattr(chunks, "sample_answers", counted)
-    options, inputs = fields(tiny, chunk=5, rows=7), {"policy": tiny.sft, "reward": tiny.reward_model}
+    options, inputs = fields(tiny, chunk=5, generation_batch_size=7), {"policy": tiny.sft, "reward": tiny.reward_model}
     inputs["other"] = done[0].parent / "other"
     with pytest.raises(KeyboardInterrupt):
         run(best_of_n.STAGE, options, tmp_path / "two", **inputs)

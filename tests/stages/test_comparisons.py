@@ -52,7 +52,7 @@ def test_every_prompt_is_answered_and_ranked(tiny: Any, compared: tuple[Path, di
 def test_chunks_change_nothing_and_are_not_made_twice(
     tiny: Any, run: Any, compared: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, options = tmp_path / "two", fields(tiny, chunk=5, rows=3)
+    output, options = tmp_path / "two", fields(tiny, chunk=5, generation_batch_size=3)
     sample_chunk, made = comparisons._sample_chunk, []
 
     def counted(*args: Any) -> Any:

@@ -35,7 +35,7 @@ from gptlife.stages.training.setup import epochs
 
 FIELDS = {
     "pairs": "best_worst", "learning_rate": 1e-3, "batch_size": 6, "warmup_steps": 1, "validate_every": 2,
-    "epsilon": 1e-5,
+    "adam_eps": 1e-5,
 }  # fmt: skip
 ANSWERS = [[7, 8, 9, 0], [11, 12], [13, 0]]
 ROWS = [

@@ -123,7 +123,7 @@ def test_value_network_begins_as_the_reward_model(tiny: Any, taken: Any, tmp_pat
 
 def test_micro_batches_change_nothing(tiny: Any, run: Any, tmp_path: Path, weights: Any) -> None:
     for name, tokens in (("micro", 40), ("whole", 4096)):
-        options = fields(tiny, micro_batch_tokens=tokens, rows=5 if name == "micro" else 256)
+        options = fields(tiny, micro_batch_tokens=tokens, generation_batch_size=5 if name == "micro" else 256)
         run(ppo.STAGE, options, tmp_path / name, policy=tiny.sft, reward=tiny.reward_model)
     assert_close(weights(tmp_path / "micro"), weights(tmp_path / "whole"), rtol=0, atol=1e-4)
     with pytest.raises(AssertionError):

@@ -33,7 +33,7 @@ FIELDS = {
     "learning_rate": 1e-3,
     "validate_every": 2,
     # The gradient of a key's bias is 0 but for rounding; a larger epsilon keeps Adam from making a full step of that.
-    "epsilon": 1e-5,
+    "adam_eps": 1e-5,
 }
 
 

@@ -24,7 +24,7 @@ from gptlife.stages.preferences import rankings
 from gptlife.stages.runtime.metric_log import Journal
 from gptlife.stages.runtime.stage import COST
 
-FIELDS = {"learning_rate": 1e-3, "batch_size": 100, "epsilon": 1e-5, "validate_every": 1}
+FIELDS = {"learning_rate": 1e-3, "batch_size": 100, "adam_eps": 1e-5, "validate_every": 1}
 
 
 def rankings_of(tiny: Any, name: str) -> list[dict[str, Any]]:

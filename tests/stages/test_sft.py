@@ -20,7 +20,7 @@ from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.training import lm
 
 # The gradient of a key's bias is 0 but for rounding; a larger epsilon keeps Adam from blowing that up to full steps.
-FIELDS = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "residual_dropout": 0.0, "epsilon": 1e-5}
+FIELDS = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "residual_dropout": 0.0, "adam_eps": 1e-5}
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def test_gradient_checkpointing_changes_nothing(
 
 def test_best_validation_is_kept(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     held_out = messages_of(tiny)[-5:]
-    options = fields(tiny, learning_rate=8e-2, epochs=8, validate_every=1, final_lr_share=1.0)
+    options = fields(tiny, learning_rate=8e-2, epochs=8, validate_every=1, min_lr_ratio=1.0)
     for name, select in (("best", True), ("last", False)):
         metrics = run(sft.STAGE, {**options, "select": select}, tmp_path / name, base=tiny.pretrain)
         losses = [line["validation_loss"] for line in log_of(tmp_path / name)]
@@ -204,7 +204,7 @@ def test_best_validation_is_kept(tiny: Any, run: Any, tmp_path: Path, log_of: An
 
 
 def test_metrics_are_those_of_the_weights_that_were_kept(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
-    options = fields(tiny, learning_rate=8e-2, epochs=8, validate_every=1, final_lr_share=1.0)
+    options = fields(tiny, learning_rate=8e-2, epochs=8, validate_every=1, min_lr_ratio=1.0)
     metrics = run(sft.STAGE, options, tmp_path / "best", base=tiny.pretrain)
     assert metrics["validation_loss"] == pytest.approx(loss_of(tmp_path / "best", messages_of(tiny)[-5:]), abs=1e-5)
     best, last = log_of(tmp_path / "best")[metrics["best_step"] - 1], log_of(tmp_path / "best")[-1]

@@ -54,10 +54,10 @@ def test_answers_do_not_depend_on_batch_or_order(kind: str, small: Callable[...,
     whole = tokens(answers_of(model, of))
     assert len({tuple(answer) for answer in whole}) > len(LENGTHS)  # equal prompts, other numbers: other answers
     for rows in (1, 5):
-        assert tokens(answers_of(model, of, rows=rows)) == whole
+        assert tokens(answers_of(model, of, generation_batch_size=rows)) == whole
     order = list(range(len(of)))
     random.Random(1).shuffle(order)
-    shuffled = tokens(answers_of(model, [of[place] for place in order], numbers=order, rows=7))
+    shuffled = tokens(answers_of(model, [of[place] for place in order], numbers=order, generation_batch_size=7))
     assert shuffled == [whole[place] for place in order]
     # Twins: the draws do depend on the prompt's number and on the seed.
     assert tokens(answers_of(model, [of[place] for place in order])) != shuffled
@@ -115,7 +115,7 @@ def test_frequencies_are_the_distribution(small: Callable[..., Any]) -> None:
     model, count = small(), 4000
     with torch.no_grad():
         expected = torch.softmax(model(input_ids=torch.tensor([[7, 8]])).logits[0, -1], -1)
-    found = answers_of(model, [[7, 8]] * count, max_new_tokens=1, temperature=1.0, rows=2000)
+    found = answers_of(model, [[7, 8]] * count, max_new_tokens=1, temperature=1.0, generation_batch_size=2000)
     counts = torch.bincount(torch.tensor([answer.tokens[0] for answer in found]), minlength=50) / count
     # Four standard deviations of a share.
     spread = 4 * (expected * (1 - expected) / count).sqrt() + 1e-3

@@ -114,7 +114,7 @@ def test_a_model_that_does_not_heed_the_mask_is_found_out() -> None:
 
 
 def test_the_stage_trains_the_same_either_way(tiny: Any, run: Any, tmp_path: Any, weights: Any) -> None:
-    fields = {"learning_rate": 1e-3, "batch_size": 4, "epsilon": 1e-5}
+    fields = {"learning_rate": 1e-3, "batch_size": 4, "adam_eps": 1e-5}
     inputs = {"base": tiny.sft, "comparisons": tiny.comparisons}
     metrics = [
         run(reward_model.STAGE, {**fields, "share_prompts": how}, tmp_path / str(how), **inputs)

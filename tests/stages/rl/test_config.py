@@ -75,7 +75,7 @@ def rising(stage: Any, tiny: Any, run: Any, log_of: Any, output: Path) -> tuple[
 def test_stop_on_kl(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any, digests: Any, capsys: Any) -> None:
     whole, peak, limit = rising(stage, tiny, run, log_of, tmp_path / "whole")
     capsys.readouterr()
-    metrics = run(stage, fields(tiny, **RISING, stop_kl=limit), tmp_path / "stopped", **players(tiny))
+    metrics = run(stage, fields(tiny, **RISING, target_kl=limit), tmp_path / "stopped", **players(tiny))
     stopped = log_of(tmp_path / "stopped")
     assert stopped[:peak] == whole[:peak]
     # The step was sampled and measured as it would have been, and not learnt from.
@@ -85,7 +85,7 @@ def test_stop_on_kl(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any
     assert last.pop("stopped_at") == metrics["stopped_at"] == metrics["steps"] == peak + 1
     assert {name: whole[peak][name] for name in last} == last
     assert (metrics["kl"], metrics["episodes"]) == (kl, 16 * (peak + 1))
-    assert f"{stage.name}: stopped at step {peak + 1}: KL {kl:.2f} is above stop_kl" in capsys.readouterr().err
+    assert f"{stage.name}: stopped at step {peak + 1}: KL {kl:.2f} is above target_kl" in capsys.readouterr().err
     # All weights, the averaged ones too, are those of the steps before it; without the stop they would not be.
     run(stage, fields(tiny, **{**RISING, "steps": peak}), tmp_path / "short", **players(tiny))
     assert digests(tmp_path / "stopped") == digests(tmp_path / "short")
@@ -94,14 +94,14 @@ def test_stop_on_kl(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any
 
 def test_a_limit_that_is_never_met(tiny: Any, run: Any, tmp_path: Path, digests: Any) -> None:
     run(ppo.STAGE, fields(tiny, steps=2), tmp_path / "one", **players(tiny))
-    metrics = run(ppo.STAGE, fields(tiny, steps=2, stop_kl=1e3), tmp_path / "two", **players(tiny))
+    metrics = run(ppo.STAGE, fields(tiny, steps=2, target_kl=1e3), tmp_path / "two", **players(tiny))
     assert "stopped_at" not in metrics
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
 @both
 def test_stopped_is_complete(stage: Any, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = {**fields(tiny, steps=9, stop_kl=1e-6), "device": "cpu", "track": [], "output": str(tmp_path / "one")}
+    raw = {**fields(tiny, steps=9, target_kl=1e-6), "device": "cpu", "track": [], "output": str(tmp_path / "one")}
     raw["inputs"] = {name: str(path) for name, path in players(tiny).items()}
     raw["adaptive_kl"] = {"target": 1.0, "horizon": 100}
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_stopping_after_an_interruption(
     stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any, digests: Any, cut_short: Any
 ) -> None:
     _, peak, limit = rising(stage, tiny, run, log_of, tmp_path / "unlimited")
-    options = fields(tiny, **RISING, stop_kl=limit)
+    options = fields(tiny, **RISING, target_kl=limit)
     metrics = run(stage, options, tmp_path / "whole", **players(tiny))
     parts = tmp_path / "parts"
     for step in (peak, peak + 1):  # before the stop, and between its line in the log and the saved weights

@@ -94,7 +94,7 @@ def test_read_against_single_rows(groups: list[list[int]], small: Callable[..., 
 
 
 OPTIONS: dict[str, Any] = {
-    "kl_coef": 0.5, "discount": 1.0, "lam": 1.0, "missing_eos_penalty": 2.0, "score_clip": None,
+    "kl_coef": 0.5, "gamma": 1.0, "lam": 1.0, "missing_eos_penalty": 2.0, "score_clip": None,
     "whiten_rewards": False, "whiten_advantages": False,
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Callable[..., None]:
-    """`begin(threads, rows=...)`: a stage begins, or goes on, in a process of so many threads."""
+    """`begin(threads, generation_batch_size=...)`: a stage begins, or goes on, in a process of so many threads."""
 
     def start(number: int, **fields: Any) -> None:
         torch.set_num_threads(number)
@@ -56,14 +56,17 @@ def test_nothing_is_said_where_it_goes_on_as_it_was_begun(begin: Any, tmp_path: 
 
 def test_what_is_another_is_told_and_kept(begin: Any, tmp_path: Path, capsys: Any) -> None:
     begin(2)
-    begin(1, rows=64)
+    begin(1, generation_batch_size=64)
     said = capsys.readouterr().err
-    told = "begun with threads 2, rows 256; goes on with threads 1, rows 64: the same rows and answers"
+    told = "begun with threads 2, generation_batch_size 256; goes on with threads 1, generation_batch_size 64: the same"
     assert said.startswith(f"{tmp_path}: {told}")
     assert said.count("\n") == 1
     begin(2)
     assert capsys.readouterr().err == ""
-    assert [(machine["threads"], machine["rows"]) for machine in worked_on(tmp_path)] == [(2, 256), (1, 64)]
+    assert [(machine["threads"], machine["generation_batch_size"]) for machine in worked_on(tmp_path)] == [
+        (2, 256),
+        (1, 64),
+    ]
 
 
 @pytest.mark.parametrize(("name", "value"), [("processes", 4), ("torch", "1.0"), ("instructions", "x86_64 MMX")])

@@ -426,7 +426,7 @@ def test_a_held_lock(toy: Callable[..., Result], tmp_path: Path) -> None:
 
 def test_the_lock_goes_with_its_process(toy: Callable[..., Result], tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from gptlife.stages import artifact\n"
+        "import os, sys, time; from pathlib import Path; from gptlife.stages.runtime import artifact\n"
         f"with artifact.locked(Path({str(tmp_path / 'out')!r})):\n    print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

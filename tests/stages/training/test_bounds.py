@@ -18,10 +18,10 @@ ANY_INTEGER = {"VillageSource.seed", "VillageSource.draw", "PanelConfig.seed"}
 """Seeds that are only hashed."""
 MAY_BE_ZERO = {
     # 0 leaves the thing out
-    "learning_rate", "value_learning_rate", "weight_decay", "beta1", "beta2", "final_lr_share", "dropout",
+    "learning_rate", "value_learning_rate", "weight_decay", "beta1", "beta2", "min_lr_ratio", "dropout",
     "residual_dropout", "warmup_steps", "warmup_tokens", "critic_warmup_steps", "ramp_tokens", "z_loss",
     "checkpoint_seconds", "pretraining_share", "ptx_coef", "ptx_rows_per_episode", "kl_coef", "missing_eos_penalty",
-    "ema", "keep_every", "discount", "lam", "label_smoothing", "coef", "n_shots", "n_samples", "validate_every",
+    "ema", "keep_every", "gamma", "lam", "label_smoothing", "coef", "n_shots", "n_samples", "validate_every",
     # counted from
     "seed", "start",
     # a share that split() refuses where it leaves no row

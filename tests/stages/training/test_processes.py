@@ -64,7 +64,7 @@ def close(one: list[dict[str, Any]], two: list[dict[str, Any]], names: tuple[str
 
 def tuning(tiny: Any) -> dict[str, Any]:
     return {
-        "data": str(tiny.conversations), "epochs": 1, "batch_size": 15, "learning_rate": 1e-3, "epsilon": 1e-5,
+        "data": str(tiny.conversations), "epochs": 1, "batch_size": 15, "learning_rate": 1e-3, "adam_eps": 1e-5,
         "residual_dropout": 0.0, "validate_every": 2, "micro_batch_tokens": 128,
     }  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_pretrain(tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any
         "data": str(tiny.text), "validation": str(tiny.held_out), "sequence_length": 32, "tokens": 1024,
         "batch_tokens": 160, "ramp_tokens": 320, "ramp_from_tokens": 32, "warmup_tokens": 256, "decay_tokens": 1024,
         "architecture": {"model_type": "gpt2", "fields": SIZES}, "validate_every": 3, "learning_rate": 1e-3,
-        "epsilon": 1e-5,
+        "adam_eps": 1e-5,
     }  # fmt: skip
     run(pretrain.STAGE, fields, tmp_path / "one", tokenizer=tiny.tokenizer)
     done = launch("pretrain", fields, tmp_path / "two", {"tokenizer": tiny.tokenizer})
@@ -119,7 +119,7 @@ def test_pretrain(tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any
 def test_reward_model(
     tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any, launch: Callable[..., Any]
 ) -> None:
-    fields = {"learning_rate": 1e-3, "batch_size": 5, "epsilon": 1e-5, "demonstrations": str(tiny.conversations)}
+    fields = {"learning_rate": 1e-3, "batch_size": 5, "adam_eps": 1e-5, "demonstrations": str(tiny.conversations)}
     inputs = {"base": tiny.sft, "comparisons": tiny.comparisons}
     run(reward_model.STAGE, fields, tmp_path / "one", **inputs)
     done = launch("reward_model", fields, tmp_path / "two", inputs)

@@ -38,7 +38,7 @@ def case(name: str, tiny: Any) -> tuple[Any, dict[str, Any], dict[str, Path]]:
         "sft": (
             sft.STAGE,
             {"data": talks, "epochs": 2, "batch_size": 16, "learning_rate": 3e-1, "residual_dropout": 0.2,
-             "validate_every": 1, "pretraining": text, "pretraining_length": 16, "final_lr_share": 1.0},
+             "validate_every": 1, "pretraining": text, "pretraining_length": 16, "min_lr_ratio": 1.0},
             {"base": tiny.pretrain},
         ),
         "sft_lora": (
