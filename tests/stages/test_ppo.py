@@ -16,7 +16,6 @@ from gptlife.data.errors import UserError
 from gptlife.stages import ppo
 from gptlife.stages.modeling.loading import DROPOUTS, load_causal
 from gptlife.stages.ppo import PPO
-from gptlife.stages.rl.networks import Average
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 1e-3,
@@ -143,18 +142,6 @@ def test_averaged_weights(tiny: Any, run: Any, tmp_path: Path, weights: Any) -> 
     with pytest.raises(AssertionError):  # twin: one step's average is not the other's
         assert_close(first, second, rtol=0, atol=1e-6)
     AutoModelForCausalLM.from_pretrained(str(tmp_path / "1" / "ema"))
-
-
-def test_average_by_hand() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 1.0)
-    average = Average(model, 0.9)
-    for weight in (2.0, 4.0):
-        torch.nn.init.constant_(model.weight, weight)
-        average.update(model)
-    assert float(average.weights["weight"]) == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 4)
-    assert average.copied_into(model).weight.item() == pytest.approx(1.39)
-    assert model.weight.item() == 4.0
 
 
 def test_adaptive_kl(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:

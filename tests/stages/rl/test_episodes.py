@@ -149,3 +149,27 @@ def test_whitening() -> None:
     assert float(white.var(correction=0)) == pytest.approx(1.0, abs=1e-5)
     # The returns are not whitened with the advantages.
     assert_close(shaped(whiten_advantages=True).returns_BR, shaped().returns_BR)
+
+
+def test_a_minibatch_is_flat() -> None:
+    experience, step = shaped(), rollouts()
+    minibatch = episodes.minibatch_of(step, experience, [2, 0], torch.device("cpu"))
+    assert minibatch.rows.targets_N.tolist() == [23, 24, 25, 26, 20, 21, 0]
+    expected = [*experience.advantages_BR[2, :4].tolist(), *experience.advantages_BR[0, :3].tolist()]
+    assert minibatch.advantages_N.tolist() == expected
+    assert minibatch.sums(torch.tensor([1.0, 2, 3, 4, 10, 20, 30])).tolist() == [10.0, 60.0]
+    assert minibatch.first(torch.tensor([1.0, 2, 3, 4, 10, 20, 30])).tolist() == [1.0, 10.0]
+    assert minibatch.weights_N is None
+
+
+def test_gradients_pass_through_an_episodes_sum() -> None:
+    minibatch = episodes.minibatch_of(rollouts(), shaped(), [0, 1], torch.device("cpu"))
+    x_N = torch.tensor([1.0, 2.0, 3.0, 5.0], requires_grad=True)
+    (minibatch.sums(x_N) * torch.tensor([1.0, 10.0])).sum().backward()
+    assert x_N.grad is not None
+    assert x_N.grad.tolist() == [1.0, 1.0, 1.0, 10.0]
+
+
+def test_an_answers_number_at_each_of_its_tokens() -> None:
+    mask_BR = torch.tensor([[True, True], [True, False]])
+    assert episodes.over_tokens(torch.tensor([3.0, -1.0]), mask_BR).tolist() == [[3.0, 3.0], [-1.0, 0.0]]
