@@ -59,6 +59,6 @@ def test_a_line_of_a_hundred_megabytes(tmp_path: Path) -> None:
     path.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "b"}) + "\n" + "{" + text, encoding="utf-8")
     rows = formats.texts([Source(path=str(path))])
     assert [len(next(rows)), len(next(rows))] == [100_000_000, 1]
-    with pytest.raises(UserError, match=r"long\.jsonl:3: no valid JSON") as caught:
+    with pytest.raises(UserError, match=r"long\.jsonl:3: not valid JSON") as caught:
         next(rows)
     assert len(str(caught.value)) < 500

@@ -35,7 +35,7 @@ def test_a_mixed_file_is_read_to_its_end(mixed):
     assert report.unit == "words"
     assert report.lengths == {2: 2, 4: 1, 32: 1}  # 3, 3, 6 and 40 words
     assert (report.total, report.longest) == (52, 40)
-    beginnings = [":2: no valid JSON", ":3: answer ('answer') is empty", ":6: no known format (fields: x)"]
+    beginnings = [":2: not valid JSON", ":3: answer ('answer') is empty", ":6: no known format (fields: x)"]
     assert len(report.problems) == len(beginnings)
     for problem, beginning in zip(report.problems, beginnings, strict=True):
         assert problem.startswith(mixed + beginning)

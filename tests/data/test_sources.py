@@ -205,7 +205,7 @@ def test_broken_lines_are_told_apart_and_reading_goes_on(tmp_path):
     found, problems = read_collecting(path)
     assert found == [{"text": "ok"}, {"text": "😀"}, {"text": "ok"}]
     expected = [
-        ":2: no valid JSON",
+        ":2: not valid JSON",
         ":4: a row must be an object",
         ":5: not UTF-8 (byte 0xe4 at position 10)",
         ":6: half",
@@ -213,7 +213,7 @@ def test_broken_lines_are_told_apart_and_reading_goes_on(tmp_path):
     assert len(problems) == len(expected)
     for problem, beginning in zip(problems, expected, strict=True):
         assert problem.startswith(f"{path}{beginning}")
-    with pytest.raises(UserError, match=r"a\.jsonl:2: no valid JSON \(.*\); mend or remove the line"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: not valid JSON \(.*\); fix or remove the line"):
         read(path)
 
 
@@ -222,7 +222,7 @@ def test_broken_tables_name_the_line(tmp_path):
     found, problems = read_collecting(path)
     assert found == [{"a": "1", "b": "2"}, {"a": "5", "b": "6"}]
     assert problems[0].startswith(f"{path}:3: 3 columns where the first line has 2")
-    assert problems[1].startswith(f"{path}:4: no valid .csv")
+    assert problems[1].startswith(f"{path}:4: not valid .csv")
 
 
 def test_a_txt_in_latin1_names_line_and_byte(tmp_path):
@@ -231,7 +231,7 @@ def test_a_txt_in_latin1_names_line_and_byte(tmp_path):
 
 
 def test_a_broken_json_list_names_the_line(tmp_path):
-    with pytest.raises(UserError, match=r"a\.json:2: no valid JSON"):
+    with pytest.raises(UserError, match=r"a\.json:2: not valid JSON"):
         read(write(tmp_path / "a.json", '[{"a": 1},\n{"a" 2}]'))
 
 
