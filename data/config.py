@@ -70,7 +70,9 @@ class Config(BaseModel):
             value, marks = getattr(self, name), field.metadata
             if any(isinstance(mark, _ExecutionMark) for mark in marks):
                 continue
-            if any(isinstance(mark, _AddedMark) for mark in marks) and value == field.get_default():
+            if any(isinstance(mark, _AddedMark) for mark in marks) and value == field.get_default(
+                call_default_factory=True
+            ):
                 continue
             kept[_old_name(field) or name] = _identity_of(value, hash_file)
         return kept

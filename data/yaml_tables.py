@@ -20,11 +20,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            # Merges are refused: lists of them grow tenfold per line, before any value could be counted.
+            merges = key_node.tag == "tag:yaml.org,2002:merge"
+            key = "<<" if merges else self.construct_object(key_node, deep=True)
             fault = None
-            if not isinstance(key, (str, int, float, bool)):
+            if merges:
+                fault = "'<<' can't be used to merge tables"
+            elif not isinstance(key, (str, int, float, bool)):
                 fault = f"{type(key).__name__} can't be a name"
-            elif key in seen and key != "<<":
+            elif key in seen:
                 fault = f"'{key}' is given twice"
             if fault:
                 raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
