@@ -139,7 +139,8 @@ FORMATS = (
     Format("prompt", "prompt", (("prompt", "instruction"),), turns.from_prompt, ("input", "system"), "{prompt: a}"),
 )
 """Every format; the first that a row has counts."""
-KNOWN_FIELDS = {"meta"}.union(*(set(sum(format.fields, format.optional)) for format in FORMATS))
+KNOWN_FIELDS = {"meta"} | {name for format in FORMATS for group in (*format.fields, format.optional) for name in group}
+"""Every field that a format reads."""
 
 
 def detect(fields: Mapping[str, Any]) -> Format | None:
