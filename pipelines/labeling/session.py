@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import FORM_OF, detect, to_ranking
+from gptlife.data.formats import detect, to_ranking
 from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS
 from gptlife.data.readers import Row, ending_of
 from gptlife.data.sources import Source, rows
-from gptlife.data.turns import is_int, shown
+from gptlife.data.turns import shown
+from gptlife.data.values import is_int, is_number
 from gptlife.pipelines.labeling.file import LabelFile
 from gptlife.pipelines.store import Store
 
@@ -120,7 +121,8 @@ def to_prompt(row: Row) -> Prompt:
     answers = next((fields[name] for name in ANSWER_FIELDS if isinstance(fields.get(name), list)), None)
     if answers is not None:
         row = Row(row.place, {**fields, "ranks": [1] * len(answers)})
-    if FORM_OF.get(detect(row.fields) or "") != "ranking":
+    format = detect(row.fields)
+    if format is None or format.form != "ranking":
         given = ", ".join(row.fields) or "none"
         raise UserError(
             f"{row.place}: no answers to rank (fields: {given}); give rows of `messages` or `prompt` with `answers`, "
@@ -275,7 +277,6 @@ def _note(note: Any) -> str:
 
 
 def _seconds(seconds: Any) -> float:
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not 0 <= seconds < 10**7:  # NaN fails both
+    if not is_number(seconds) or not 0 <= seconds < 10**7:
         raise UserError(f"seconds: must be a time from 0, found {shown(seconds)}; {_FAULT}")
     return float(seconds)

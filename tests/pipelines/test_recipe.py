@@ -136,14 +136,14 @@ REFUSED = [
         "pretrain: {adopt: 3}",
         "bad.yaml: pretrain.adopt: expected a directory or <hub id>@<revision>, found 3",
     ),
-    ("sft: {}\nsft: {}", "bad.yaml:2: 'sft' is given twice; mend the YAML there"),
-    ("{[a]: 1}", "bad.yaml:1: list can't be a name; mend the YAML there"),
-    ("a: &a [*a]", "bad.yaml: nested too deeply, or inside itself; write it plainly"),
-    ("[" * 3000 + "]" * 3000, "bad.yaml: nested too deeply, or inside itself; write it plainly"),
+    ("sft: {}\nsft: {}", "bad.yaml:2: 'sft' is given twice; fix the YAML there"),
+    ("{[a]: 1}", "bad.yaml:1: list can't be a name; fix the YAML there"),
+    ("a: &a [*a]", "bad.yaml: nested too deeply, or an alias contains itself; simplify it"),
+    ("[" * 3000 + "]" * 3000, "bad.yaml: nested too deeply, or an alias contains itself; simplify it"),
     (
         "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
         + "".join(f"{y}: &{y} [{','.join([f'*{x}'] * 10)}]\n" for x, y in itertools.pairwise("abcdefg")),
-        "bad.yaml: more than 1,000,000 values once its aliases are written out; write it plainly",
+        "bad.yaml: more than 1,000,000 values with its aliases expanded; write it without them",
     ),
     ("seed: 2020-13-45", "bad.yaml: a value can't be read (month must be in 1..12); put it in quotes"),
     (
