@@ -13,16 +13,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlife.data.config import HashFile
 from gptlife.data.errors import UserError
 from gptlife.pipelines.recipe import Adopted, Recipe, Table, files_of
+from gptlife.pipelines.store import Store
 from gptlife.stages.runtime import artifact
 from gptlife.stages.runtime.stage import Stage, StageConfig
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.store import Store
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ def run(
     wanted = up_to(planned, until)
     _remove_fresh(wanted, store, fresh)
     launch.look_for_launchers(wanted)
-    same = store.record_run(recipe, planned)
+    steps = {step.name: {"address": step.address, "path": str(step.path)} for step in planned}
+    last_run = {"recipe": recipe.source, "overrides": list(recipe.overrides), "steps": steps}
+    same = store.record_run(recipe.name, last_run)
     page = report or store.root / "reports" / f"{recipe.name}.html"
     missing = any(step.state != "done" for step in wanted)
     try:

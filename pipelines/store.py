@@ -13,15 +13,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gptlife.data.config import sha256_of_file
 from gptlife.data.errors import UserError, suggest
-from gptlife.pipelines.planner import Planned
-from gptlife.pipelines.recipe import Recipe
 from gptlife.stages.runtime import artifact
 
 _SETTLED_NS = 100_000_000
@@ -126,20 +124,20 @@ class Store:
 
     # What was run here
 
-    def record_run(self, recipe: Recipe, planned: list[Planned]) -> bool:
-        """Remember a recipe's addresses, so that its name stands for them in `show`, `chat` and `report`.
+    def record_run(self, name: str, run: Mapping[str, Any]) -> bool:
+        """Remember a recipe's last run, so that its name stands for its outputs in `show`, `chat` and `report`.
+
+        `run` has `recipe` (what loads it again), `overrides`, and `steps`: address and path of each, by name.
 
         Returns:
-            Whether its last run had the same ones.
+            Whether its last run had the same steps.
         """
         try:
-            before = self.last_run(recipe.name)
-        except UserError:  # damaged, and written anew now
+            before = self.last_run(name)
+        except UserError:  # a damaged file is replaced
             before = None
-        steps = {step.name: {"address": step.address, "path": str(step.path)} for step in planned}
-        run = {"recipe": recipe.source, "overrides": list(recipe.overrides), "steps": steps}
-        self.write(f"runs/{recipe.name}.json", json.dumps(run, indent=1))
-        return before is not None and before["steps"] == steps
+        self.write(f"runs/{name}.json", json.dumps(run, indent=1))
+        return before is not None and before["steps"] == run["steps"]
 
     def last_run(self, name: str) -> dict[str, Any] | None:
         """What `record_run` remembered for a recipe's name, or None.

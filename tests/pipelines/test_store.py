@@ -6,7 +6,6 @@ import json
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -157,12 +156,9 @@ def ran(tmp_path):
 
 
 def remember(store: Store, n_steps: int = 3) -> bool:
-    planned = [
-        SimpleNamespace(name=name, address=f"{name}-1", path=store.path(f"{name}-1"))
-        for name in ("pretrain", "sft", "ppo")
-    ]
-    recipe = SimpleNamespace(name="life", source="my/life.yaml", overrides=("seed=3",))
-    return store.record_run(recipe, planned[:n_steps])
+    names = ("pretrain", "sft", "ppo")[:n_steps]
+    steps = {name: {"address": f"{name}-1", "path": str(store.path(f"{name}-1"))} for name in names}
+    return store.record_run("life", {"recipe": "my/life.yaml", "overrides": ["seed=3"], "steps": steps})
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"recipe": "my/li', b"[1]", b'{"steps": {}}', b"\xff"])
