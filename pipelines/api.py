@@ -131,9 +131,7 @@ class Plan:
         """
         step = self[name]
         if step.state != "done":
-            raise UserError(
-                f"{name}: not made yet; run the recipe, as in gptlife run {self.recipe.name} --until {name}"
-            )
+            raise UserError(f"{name}: not made yet; gptlife run {self.recipe.name} --until {name}")
         return Output(step.path, {step.stage.name: step.stage})
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.yaml_tables import copied, put
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.lifecycle import Step
+from gptlife.pipelines.lifecycle import Step
 
 LIKE, INPUTS = "like", "inputs"
 
@@ -83,20 +82,22 @@ def _refuse_bad_inputs(step: Step, tables: Mapping[str, Any], defaults: Mapping[
             raise UserError(f"{place}: no step '{upstream}'{suggest(str(upstream), [*tables, *defaults])}")
 
 
-def _ordered(found: dict[str, tuple[Step, Any]], where: str) -> list[tuple[Step, Any]]:
-    """Steps after what they read; otherwise in the order they came."""
-    placed: dict[str, tuple[Step, Any]] = {}
-    while len(placed) < len(found):
-        ready = next(
-            (
-                name
-                for name, (step, _) in found.items()
-                if name not in placed and all(up in placed or up not in found for up in step.inputs.values())
-            ),
-            None,
-        )
-        if ready is None:
-            left = [name for name in found if name not in placed]
-            raise UserError(f"{where}: {', '.join(left)} read each other's outputs; mend their `inputs`")
-        placed[ready] = found[ready]
-    return list(placed.values())
+def _ordered(steps: dict[str, tuple[Step, Any]], where: str) -> list[tuple[Step, Any]]:
+    """Steps after what they read; of those that could come next, the one that was given first."""
+    rank = {name: index for index, name in enumerate(steps)}
+    reads = {name: [up for up in step.inputs.values() if up in steps] for name, (step, _) in steps.items()}
+    sorter = TopologicalSorter(reads)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise UserError(f"{where}: steps read each other's outputs ({circle}); fix their `inputs`") from None
+    ordered: list[tuple[Step, Any]] = []
+    ready: set[str] = set()
+    while sorter.is_active():
+        ready.update(sorter.get_ready())
+        name = min(ready, key=rank.__getitem__)
+        ready.remove(name)
+        sorter.done(name)
+        ordered.append(steps[name])
+    return ordered

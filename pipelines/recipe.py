@@ -22,16 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.yaml_tables import apply_overrides, parse_yaml, put, read_yaml
 from gptlife.pipelines.chain import INPUTS, LIKE, chain
+from gptlife.pipelines.lifecycle import Step
 from gptlife.stages.runtime.stage import StageConfig
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.lifecycle import Step
 
 _OF_EVERY_STEP = ("seed", "trust_remote_code", "deterministic")
 _TOP = (*_OF_EVERY_STEP, "vars", "launcher")

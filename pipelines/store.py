@@ -38,7 +38,7 @@ class Store:
         """Where the output of an address lies, or will lie."""
         return self.root / address
 
-    def artefacts(self) -> list[Path]:
+    def outputs(self) -> list[Path]:
         """Every finished output, sorted by name."""
         return sorted(path.parent for path in self.root.glob(f"*/{artifact.MANIFEST}") if _is_whole(path.parent))
 
@@ -167,7 +167,7 @@ class Store:
             return self._step_of(run, name, step, suits)
         if Path(target).is_dir():
             return Path(target).absolute()
-        known = [path.name for path in self.artefacts()] + [path.stem for path in self.root.glob("runs/*.json")]
+        known = [path.name for path in self.outputs()] + [path.stem for path in self.root.glob("runs/*.json")]
         hint = suggest(target, known) if known else "; start with: gptlife run RECIPE"
         raise UserError(f"{target}: no directory, and neither an address nor a recipe run in {self.root}{hint}")
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -19,10 +19,8 @@ from markupsafe import Markup
 from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
+from gptlife.pipelines.sweep.grid import Combination, Sweep
 from gptlife.stages.runtime import artifact
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.sweep.grid import Combination, Sweep
 
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:

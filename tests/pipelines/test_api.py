@@ -43,7 +43,7 @@ def test_run_makes_outputs_that_can_be_opened(chain, report, folder):
     assert output.log == []
     for target in ("toy:sft", "toy", made["sft"].address, made["sft"].path):
         assert api.open_output(target, steps=chain).path == output.path
-    with pytest.raises(UserError, match=r"^comparisons: not made yet; run the recipe"):
+    with pytest.raises(UserError, match=r"^comparisons: not made yet; gptlife run toy --until comparisons"):
         made.output("comparisons")
     with pytest.raises(UserError, match=r"^toy: no step 'stf'; did you mean 'sft'\?"):
         made.output("stf")

@@ -93,7 +93,7 @@ REFUSED = [
      "x.inputs.base: no step 'pretrian'; did you mean 'pretrain'?"),
     ("x: {like: sft, inputs: 3}", "x.inputs: expected a table input: step, found 3"),
     ("x: {like: sft, inputs: {base: y}}\ny: {like: sft, inputs: {base: x}}",
-     "x, y read each other's outputs; mend their `inputs`"),
+     "steps read each other's outputs (x -> y -> x); fix their `inputs`"),
     ("x: {learning_rate: 1.0}", "x: no such step or setting; there are: tokenizer, pretrain, sft, "
      "comparisons, reward_model, seed, trust_remote_code, deterministic, vars, launcher"),
 ]  # fmt: skip

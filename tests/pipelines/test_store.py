@@ -122,7 +122,7 @@ def test_artefacts_are_the_finished_ones(tmp_path):
     finished(store, "sft-1", model="x")
     (tmp_path / "sft-3.partial").mkdir()
     (tmp_path / "sft-3.partial" / "manifest.json").write_text("{}", encoding="utf-8")
-    assert [path.name for path in store.artefacts()] == ["sft-1", "sft-2"]
+    assert [path.name for path in store.outputs()] == ["sft-1", "sft-2"]
 
 
 def test_remove_takes_the_output_and_its_partial_and_nothing_else(tmp_path):

@@ -335,9 +335,9 @@ def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number,
 
 
 def test_help_and_planning_draw_nothing(chain, three):
-    code = "import sys, toy_chain\nfrom gptlife.pipelines import cli\n"
-    code += "from gptlife.pipelines import schedule; from gptlife.pipelines.sweep import grid, page\n"
-    code += "try: cli.app(['sweep', '--help'])\nexcept SystemExit: pass\n"
+    code = "import sys, toy_chain\nfrom gptlife.pipelines.cli.app import app\n"
+    code += "from gptlife.pipelines import schedule; from gptlife.pipelines.sweep import grid, page, run\n"
+    code += "try: app(['sweep', '--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == ""

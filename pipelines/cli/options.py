@@ -16,7 +16,13 @@ Overrides = Annotated[
 ]
 StoreDir = Annotated[Path, typer.Option("--store", help="Directory of all outputs.")]
 Target = Annotated[str, typer.Argument(help="An address, a directory, or a recipe that was run (recipe:step).")]
-Jobs = Annotated[int, typer.Option(min=1, help="Steps at once; they share the cores: fewer threads round otherwise.")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Steps to run in parallel; each gets a share of the cores, which can change results bitwise."
+    ),
+]
+Until = Annotated[str | None, typer.Option(help="Make this step and the steps that it depends on.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
@@ -24,12 +30,12 @@ HERE = Path("store")
 
 
 def console() -> Console:
-    """Where tables go. Piped output is for programs: wide enough that no address is cut."""
+    """The console for tables; piped output is wide enough that no address is cut."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def plain(text: str) -> Any:
-    """Text whose [brackets] stay, which rich would read as markup."""
+    """Text whose [brackets] are printed as they are; rich would read them as markup."""
     from rich.text import Text
 
     return Text(text)

@@ -1,9 +1,9 @@
-"""Writes docs/configuration.md: every field of every stage, from the configs themselves.
+"""Writes docs/configuration.md: every field of every stage, from the config classes.
 
-    python docs/configuration.py
+    python tools/configuration.py
 
-The fields' docstrings are the text; a test holds the committed page equal to what this gives. A field that a class
-inherits without change stands once, in the table of the class that brings it.
+The fields' docstrings are the text; a test compares the committed page with what this writes. A field that a class
+inherits unchanged is listed once, in the table of the class that defines it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gptlife.pipelines.lifecycle import LIFECYCLE, Step
 from gptlife.stages.runtime.stage import StageConfig
 from gptlife.stages.training.config import TrainingConfig
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 _EXECUTION = get_args(Execution[int])[1]
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null", Any: "any value"}
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -31,16 +31,16 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _HEAD = """\
 # Configuration
 
-Made by `python docs/configuration.py` from the configs; edit the docstrings there, not this page.
+Made by `python tools/configuration.py` from the configs; edit the docstrings there, not this page.
 
 A recipe has a table for each step; `stage.yaml`, for one stage run by hand, has the same fields on top plus `inputs`
 (name: directory) and `output`. Unknown fields are refused. Required ones are in bold. Fields marked ° say how a
-result is computed, not which: they stay out of the output's address, so changing them makes nothing again.
+result is computed, not which: they stay out of the output's address, so a change of them makes no step run again.
 
-Beside its fields a table may have `launcher` (the words in front of the stage's command; `null`: none), or `adopt`
-alone (a directory, or `<hub id>@<revision>`, taken as the step's output). On top of a recipe stand `seed` (of every
-stage that sets none), `vars` (names for `${name}` in any string), `launcher`, `trust_remote_code`
-and `deterministic` (of every stage).
+Besides its fields a table may have `launcher` (the words in front of the stage's command; `null`: none), or only
+`adopt` (a directory, or `<hub id>@<revision>`, used as the step's output). At its top level a recipe may have `seed`
+(of every stage that sets none), `vars` (values for `${name}` in any string), `launcher`, `trust_remote_code` and
+`deterministic` (of every stage).
 
 A field of type *data* is a path, a [source](#source), or a list of either.
 """

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from gptlife.data.errors import UserError
-from gptlife.pipelines.cli_options import HERE, MaxTokens, Seed, StoreDir, Target, Temperature, console, plain
+from gptlife.pipelines.cli.options import HERE, MaxTokens, Seed, StoreDir, Target, Temperature, console, plain
 
 app = typer.Typer()
 data_app = typer.Typer(help="Look at data before it is used.", no_args_is_help=True)
