@@ -16,8 +16,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from gptlife.data.yaml_tables import parse_yaml
-from gptlife.pipelines.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
-from gptlife.pipelines.report.findings import is_number
+from gptlife.pipelines.outputs import is_number
+from gptlife.pipelines.report.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
 from gptlife.pipelines.sweep.table import Group, Table, header
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from gptlife.data.yaml_tables import parse_yaml
+from gptlife.pipelines.report.drawing import embedded
+from gptlife.pipelines.report.page import style
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.pipelines.sweep.grid import Combination, Sweep
@@ -25,8 +27,6 @@ from gptlife.stages.runtime import artifact
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
     """Write all files into `folder`, which is there; the page's path."""
-    from gptlife.pipelines.report.figures import embedded
-
     artifact.write_json(folder / "sweep.json", as_json(sweep, table))
     artifact.write_text(folder / "sweep.csv", sweep_table.as_csv(table))
     artifact.write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
@@ -101,8 +101,6 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
-    report = resources.files("gptlife.pipelines.report").joinpath("report.html").read_text(encoding="utf-8")
-    style = report.partition("<style>")[2].partition("</style>")[0]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     environment.filters["short"] = sweep_table.short
     states = {tuple(result.values.items()): result for result in table.results}
@@ -110,7 +108,7 @@ def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
     return environment.from_string(template).render(
         sweep=sweep,
         table=table,
-        style=Markup(style),
+        style=Markup(style()),
         plot=Markup(plot),
         header=sweep_table.header(table),
         lines=sweep_table.lines(table),

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlife.pipelines.report.findings import is_number
+from gptlife.pipelines.outputs import is_number
 
 Metrics = Mapping[str, Any]
 _PART = re.compile(r"(?:^|(?<=.)\.)([^.\[\]]+)|\[([^\[\]]+)\]")
