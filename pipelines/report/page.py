@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import ChainableUndefined, Environment, FunctionLoader
 from markupsafe import Markup
 
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.report.life import Life
-from gptlife.pipelines.report.numbers import FILTERS
 from gptlife.pipelines.report.record import Record, read
 from gptlife.pipelines.report.sections import (
     cost,
@@ -42,6 +39,7 @@ from gptlife.pipelines.report.sections import (
     tax,
 )
 from gptlife.pipelines.report.summary import summary
+from gptlife.pipelines.report.templates import environment, style
 from gptlife.stages.runtime import artifact
 
 SECTIONS = (
@@ -75,15 +73,15 @@ def write(planned: list[Planned], output: Path, name: str | None = None) -> Path
 
 
 def _page(records: Sequence[Record], name: str) -> str:
-    life, environment = Life(name, records), _environment()
+    life, templates = Life(name, records), environment()
     links, sections = [], []
     for section in SECTIONS:
         context = section.build(life)
         if context is not None:
             links.append({"anchor": section.anchor, "text": context.get("link", section.link)})
-            template = environment.get_template(f"sections/{section.template}.html")
+            template = templates.get_template(f"sections/{section.template}.html")
             sections.append(Markup(template.render(life=life, **context)))
-    return environment.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         name=name,
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         summary=summary(life),
@@ -94,25 +92,3 @@ def _page(records: Sequence[Record], name: str) -> str:
         sections=sections,
         style=style(),
     )
-
-
-def style() -> str:
-    """The style sheet of gptlife's pages."""
-    return _source("style.css")
-
-
-def _source(name: str) -> str:
-    return resources.files("gptlife.pipelines.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True,
-        loader=FunctionLoader(_source),
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.filters |= FILTERS
-    return environment

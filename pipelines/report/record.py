@@ -119,7 +119,7 @@ def read(step: Planned) -> Record:
 
 
 def _config_of(step: Planned, folder: Path) -> tuple[str, Table]:
-    """The step's stage.yaml as text, without `identity` and `input_addresses`, which repeat the rest; and its fields."""
+    """The step's stage.yaml as text, without `identity` and `input_addresses`, which repeat it; and its fields."""
     path, content = folder / artifact.STAGE_FILE, None
     if path.is_file():
         try:

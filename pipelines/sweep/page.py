@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines.report.drawing import embedded
-from gptlife.pipelines.report.page import style
+from gptlife.pipelines.report.templates import style
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.pipelines.sweep.grid import Combination, Sweep

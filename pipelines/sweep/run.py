@@ -154,11 +154,12 @@ def _metrics_of(combination: Combination) -> dict[str, Any]:
 
 def _usual(sweep: Sweep, known: Sequence[dict[str, Any]]) -> list[str]:
     """The usual metrics of the last step that has some in any combination."""
-    stages = {step.name: step.stage.name for combination in sweep.combinations for step in combination.plan}
-    for name in reversed(stages):
-        found = [f"{name}.{path}" for of in known for path in sweep_table.usual(stages[name], of.get(name, {}))]
-        if found:
-            return list(dict.fromkeys(found))
+    steps = {step.name: step for combination in sweep.combinations for step in combination.plan}
+    for name, step in reversed(steps.items()):
+        inputs = {key: upstream.stage.family for key, upstream in step.inputs.items()}
+        paths = [path for of in known for path in sweep_table.usual(step.stage.family, of.get(name, {}), inputs)]
+        if paths:
+            return [f"{name}.{path}" for path in dict.fromkeys(paths)]
     return []
 
 

@@ -19,17 +19,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlife.pipelines.outputs import is_number
+from gptlife.pipelines.report.candidates import PROMPTED
+from gptlife.stages.runtime.stage import Family
 
 Metrics = Mapping[str, Any]
 _PART = re.compile(r"(?:^|(?<=.)\.)([^.\[\]]+)|\[([^\[\]]+)\]")
 _ESTIMATES = ("mean", "rate")
-_USUAL = {
-    "ppo": ("score", "gold", "kl"),
-    "reward_model": ("validation_accuracy", "validation_accuracy_heldout"),
-    "comparisons": ("agreement_training", "agreement_heldout"),
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "online": ("score", "gold", "kl"),
+    "reward": ("validation_accuracy", "validation_accuracy_heldout"),
+    "rankings": ("agreement_training", "agreement_heldout"),
     "tokenizer": ("bytes_per_token",),
 }
-"""What a stage's result is first of all."""
+"""The main results of a family's stages."""
 _ANYWHERE = ("score", "gold", "kl", "validation_loss", "validation_accuracy", "loss")
 
 
@@ -173,15 +175,26 @@ def paths(metrics: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def usual(stage: str, metrics: Metrics) -> list[str]:
-    """The paths that tell most of a stage's result, those that its metrics have."""
-    if stage == "evaluation":
-        models = [name for name in metrics.get("models") or {} if not name.startswith("base")]
-        led = "ppo" if "ppo" in models else next(iter(models[::-1]), "")
-        wanted = [f"win_rates[{led},sft]", *(f"models.{name}.score" for name in models), f"tax.{led}.validation_loss"]
-    else:
-        wanted = [*_USUAL.get(stage, _ANYWHERE)]
+def usual(family: Family, metrics: Metrics, inputs: Mapping[str, Family] | None = None) -> list[str]:
+    """The paths that tell most of a result, those that its metrics have.
+
+    `inputs` are the families of an evaluation's inputs by name: what concerns its first aligned model comes first.
+    """
+    wanted = _of_evaluation(metrics, inputs or {}) if family == "evaluation" else _USUAL.get(family, _ANYWHERE)
     return [path for path in wanted if measured(metrics, path)]
+
+
+def _of_evaluation(metrics: Metrics, inputs: Mapping[str, Family]) -> list[str]:
+    families = {name: inputs.get(name.removesuffix(PROMPTED)) for name in metrics.get("models") or {}}
+    models = [name for name in families if families[name] != "base"]
+
+    def first(*wanted: Family) -> str:
+        led = (name for family in wanted for name in models if families[name] == family)
+        return next(led, models[-1] if models else "")
+
+    aligned = first("online", "preference")
+    scores = [f"models.{name}.score" for name in models]
+    return [f"win_rates[{aligned},{first('chat')}]", *scores, f"tax.{aligned}.validation_loss"]
 
 
 def header(found: Table) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from gptlife.pipelines.outputs import is_number
 from gptlife.pipelines.report import drawing
 from gptlife.pipelines.report.drawing import Log, curves, line
-from gptlife.pipelines.report.life import Life
+from gptlife.pipelines.report.life import Life, stages_of
 from gptlife.pipelines.report.section import Section
 
 
@@ -22,6 +22,7 @@ def build(life: Life) -> dict[str, Any]:
         "base_models": life.of("base"),
         "uniform": math.log((tokenizer.metrics if tokenizer else {}).get("vocabulary") or 1),
         "chat": chat,
+        "chat_title": chat.step.stage.title if chat else stages_of("chat")[0].title,
         "chat_figure": fine_tuning(chat.log, chat.metrics) if chat and chat.log else "",
         "chat_models": life.of("chat"),
     }
@@ -36,7 +37,7 @@ def pretraining(log: Log) -> str:
         curves("bits per byte, validation", [line(log, "bits_per_byte", x=x)], x=x),
         curves("gradient norm", [line(log, "grad_norm", x=x)], x=x),
     ]
-    return drawing.figure("pretrain", "Pretraining loss, bits per byte and gradient norm", panels)
+    return drawing.figure("pretraining", "Pretraining loss, bits per byte and gradient norm", panels)
 
 
 def fine_tuning(log: Log, metrics: Mapping[str, Any]) -> str:
@@ -52,7 +53,7 @@ def fine_tuning(log: Log, metrics: Mapping[str, Any]) -> str:
         curves("next-token accuracy", accuracy, mark=best),
         curves("gradient norm", [line(log, "grad_norm")]),
     ]
-    return drawing.figure("sft", "Fine-tuning loss, accuracy and gradient norm", panels)
+    return drawing.figure("fine_tuning", "Fine-tuning loss, accuracy and gradient norm", panels)
 
 
 SECTION = Section("losses", "Losses", build, "losses")

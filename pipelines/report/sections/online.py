@@ -48,7 +48,7 @@ def build(life: Life) -> dict[str, Any]:
 
 
 def health(log: Sequence[Table]) -> list[Table]:
-    """First and last value of what tells a healthy PPO run, and whether the last one is alarming."""
+    """First and last value of what tells a healthy run, and whether the last one is alarming."""
     rows = []
     for key, name, healthy, alarm in _HEALTH:
         values = [row[key] for row in log if is_number(row.get(key))]

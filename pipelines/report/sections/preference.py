@@ -66,8 +66,8 @@ def _view(evaluation: Evaluation) -> View:
 
 
 def verdicts(models: Mapping[str, Table]) -> list[str]:
-    """The names of all verdicts."""
-    given = dict.fromkeys(name for model in models.values() for name in model.get("verdicts") or {})
+    """The names of all verdicts but the score, which has a column of its own."""
+    given = dict.fromkeys(name for model in models.values() for name in model.get("verdicts") or {} if name != "score")
     return [*(name for name in _VERDICTS if name in given), *(name for name in given if name not in _VERDICTS)]
 
 

@@ -125,14 +125,14 @@ def draw_learning_curve(lines: Sequence[Mapping[str, Any]], levels: Mapping[str,
 
         for (name, level), style in zip(levels.items(), ("--", ":"), strict=False):
             axes.axhline(100 * level, color=GREY, linewidth=1.1, linestyle=style, label=name)
-        for line, colour in zip(lines, itertools.cycle(COLOURS), strict=False):
-            xs, ys = [point[0] for point in line["points"]], [100 * point[1] for point in line["points"]]
+        for each, colour in zip(lines, itertools.cycle(COLOURS), strict=False):
+            xs, ys = [point[0] for point in each["points"]], [100 * point[1] for point in each["points"]]
             hollow = {"markersize": 7.0, "markerfacecolor": "none"} if len(xs) == 1 else {"markersize": 4.0}
-            axes.plot(xs, ys, color=colour, marker="o", label=fill(line["name"], 42), **hollow)
+            axes.plot(xs, ys, color=colour, marker="o", label=fill(each["name"], 42), **hollow)
         axes.set_xscale("log")
-        places = sorted({point[0] for line in lines for point in line["points"]})
-        apart = [place for i, place in enumerate(places) if i == len(places) - 1 or places[i + 1] > 1.3 * place]
-        axes.set_xticks(apart, [f"{place:,}" for place in apart])
+        ticks = sorted({point[0] for each in lines for point in each["points"]})
+        apart = [tick for i, tick in enumerate(ticks) if i == len(ticks) - 1 or ticks[i + 1] > 1.3 * tick]
+        axes.set_xticks(apart, [f"{tick:,}" for tick in apart])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="rankings (logarithmic)", ylabel="right, % of held-out pairs")
