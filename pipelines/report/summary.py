@@ -24,10 +24,10 @@ def summary(life: Life) -> str:
         return f"The reward model is right on {right} of held-out pairs; no policy yet."
     if chat and "validation_loss" in chat.metrics:
         before, after = (num(chat.metrics.get(key)) for key in ("validation_loss_before", "validation_loss"))
-        return f"{chat.title} brought the validation loss from {before} to {after} nats a token."
+        return f"{chat.title} brought the validation loss from {before} to {after} nats per token."
     if base and "validation_loss" in base.metrics:
         loss = num(base.metrics["validation_loss"])
-        return f"Pretrained to a validation loss of {loss} nats a token; not aligned yet."
+        return f"Pretrained to a validation loss of {loss} nats per token; not aligned yet."
     return "No model of this life is finished yet."
 
 

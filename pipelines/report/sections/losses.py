@@ -33,7 +33,7 @@ def pretraining(log: Log) -> str:
     x = "tokens" if any("tokens" in row for row in log) else "step"
     losses = [line(log, "loss", "train", x), line(log, "validation_loss", "validation", x)]
     panels = [
-        curves("loss, nats a token", losses, x=x),
+        curves("loss, nats per token", losses, x=x),
         curves("bits per byte, validation", [line(log, "bits_per_byte", x=x)], x=x),
         curves("gradient norm", [line(log, "grad_norm", x=x)], x=x),
     ]
@@ -49,7 +49,7 @@ def fine_tuning(log: Log, metrics: Mapping[str, Any]) -> str:
     accuracy = [line(log, "accuracy", "train"), line(log, "validation_accuracy", "validation")]
     best = metrics.get("best_step")
     panels = [
-        curves("loss, nats an assistant token", [line(log, "loss", "train"), validation], mark=best),
+        curves("loss, nats per assistant token", [line(log, "loss", "train"), validation], mark=best),
         curves("next-token accuracy", accuracy, mark=best),
         curves("gradient norm", [line(log, "grad_norm")]),
     ]

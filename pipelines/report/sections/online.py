@@ -15,16 +15,16 @@ from gptlife.pipelines.report.section import Section
 
 _SAMPLED_STEPS = 6
 _HEALTH: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
-    ("kl", "KL to the reference, nats an answer", "from exactly 0 smoothly up; 2 to 10", lambda x: x > 30 or x < -1),
+    ("kl", "KL to the reference, nats per answer", "from exactly 0 smoothly up; 2 to 10", lambda x: x > 30 or x < -1),
     ("rlhf_reward", "score less KL cost", "keeps rising", lambda x: False),
     ("approx_kl", "approximate KL of an update", "below 0.05", lambda x: x > 0.1),
     ("clipfrac", "share of clipped tokens", "a few percent", lambda x: x > 0.3),
     ("ratio_mean", "probability ratio", "about 1", lambda x: abs(x - 1) > 0.5),
     ("var_explained", "value: explained variance", "rises above 0.5", lambda x: x < 0),
-    ("entropy", "entropy, nats a token", "declines slowly", lambda x: False),
+    ("entropy", "entropy, nats per token", "declines slowly", lambda x: False),
     ("eos_rate", "share of answers that end", "goes to 1", lambda x: False),
     ("length", "answer length, tokens", "steady", lambda x: False),
-    ("ptx_loss", "pretraining loss, nats a token", "flat", lambda x: False),
+    ("ptx_loss", "pretraining loss, nats per token", "flat", lambda x: False),
 )
 """(metric, name, healthy, alarm); the ranges are those of Ziegler et al. 2019, Huang et al. 2024 and their code."""
 
@@ -97,16 +97,16 @@ def run(name: str, log: Log) -> str:
 
     panels = [
         panel("score, as trained on", "score", "rlhf_reward"),
-        panel("KL to the reference, nats an answer", "kl", "kl_k3", guide=0.0),
+        panel("KL to the reference, nats per answer", "kl", "kl_k3", guide=0.0),
         panel("answer length, tokens", "length"),
         panel("gold judge's score", "gold", why=f"no judge watched\n({name}.judge)"),
-        panel("entropy, nats a token", "entropy"),
+        panel("entropy, nats per token", "entropy"),
         panel("share of answers that end", "eos_rate", guide=1.0),
         panel("approximate KL of an update", "approx_kl", guide=0.0),
         panel("share of clipped tokens", "clipfrac", guide=0.0),
         panel("probability ratio new / old", "ratio_mean", "first_ratio", guide=1.0),
         panel("value: explained variance", "var_explained", guide=0.0, least=-1.0),
-        panel("pretraining loss, nats a token", "ptx_loss", why=f"no pretraining mix\n({name}.pretraining)"),
+        panel("pretraining loss, nats per token", "ptx_loss", why=f"no pretraining mix\n({name}.pretraining)"),
         panel("distinct words and word pairs", "distinct_1", "distinct_2"),
     ]
     return drawing.figure("online", f"{name} over its steps, in twelve panels", panels)

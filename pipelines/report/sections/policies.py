@@ -91,7 +91,7 @@ def draw_runs(logs: Sequence[tuple[str, Log]]) -> str:
         for key, title, why in (
             ("score", "score, as trained on", "not logged"),
             ("gold", "gold judge's score", "no judge watched"),
-            ("kl", "KL, nats an answer", "not logged"),
+            ("kl", "KL, nats per answer", "not logged"),
         ):
             lines = [line(log, key, name) for name, log in together]
             draws.append(curves(title, lines, why=why, legend=False))

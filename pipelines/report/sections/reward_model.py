@@ -110,7 +110,7 @@ def training(log: Log, calibration: Mapping[str, Any]) -> str:
     """Ranking loss and pair accuracy over steps, and the reliability diagram."""
     accuracy = [line(log, "accuracy", "train"), line(log, "validation_accuracy", "validation")]
     panels = [
-        curves("ranking loss, nats a pair", [line(log, "loss")], guide=math.log(2)),
+        curves("ranking loss, nats per pair", [line(log, "loss")], guide=math.log(2)),
         curves("accuracy on pairs", accuracy, guide=0.5),
         lambda axes: _reliability(axes, calibration),
     ]

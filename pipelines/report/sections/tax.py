@@ -52,7 +52,7 @@ def policies(evaluation: Evaluation) -> dict[str, str]:
 def tax(evaluation: Table, who: Mapping[str, Candidate]) -> Table:
     """Tasks, and a row per candidate: loss, tasks, their mean, and `base`, the row that differences are taken to.
 
-    `right` is the mean over tasks of the right choice's loss, nats a token.
+    `right` is the mean over tasks of the right choice's loss, nats per token.
     """
     measured = evaluation.get("tax") or {}
     # A prompted base model has its base model's weights: it would be listed twice.
