@@ -18,7 +18,7 @@ app = typer.Typer()
 
 
 def lifecycle() -> tuple[Step, ...]:
-    """The steps that recipes are made of; tests put toys in their place."""
+    """The steps that recipes consist of; tests replace them by toys."""
     from gptlife.pipelines.lifecycle import LIFECYCLE
 
     return LIFECYCLE

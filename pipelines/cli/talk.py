@@ -1,4 +1,4 @@
-"""The commands in which a person meets models or data: `gptlife chat | compare | label | data check`."""
+"""The commands for talking to models and looking at data: `gptlife chat | compare | label | data check`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gptlife.data.errors import UserError
 from gptlife.pipelines.cli.options import HERE, MaxTokens, Seed, StoreDir, Target, Temperature, console, plain
 
 app = typer.Typer()
-data_app = typer.Typer(help="Look at data before it is used.", no_args_is_help=True)
+data_app = typer.Typer(help="Check data before it is used.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -26,7 +26,7 @@ def chat(
     max_tokens: MaxTokens = 200,
     seed: Seed = 0,
 ) -> None:
-    """Talk to a finished model; /reset begins a new conversation, /quit ends it."""
+    """Talk to a finished model; /reset starts a new conversation, /quit ends."""
     from gptlife.pipelines import chat as talking
     from gptlife.pipelines.store import Store
 
@@ -53,10 +53,10 @@ def compare(
     a: Target,
     b: Target,
     prompts: Annotated[
-        Path | None, typer.Option(help="A file of prompts: .txt (one a line) or any known format.")
+        Path | None, typer.Option(help="A file of prompts: .txt (one per line) or any known format.")
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="One prompt (repeatable).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many prompts of the file.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Use at most this many prompts of the file.")] = 10,
     store: StoreDir = HERE,
     temperature: Temperature = 0.0,
     max_tokens: MaxTokens = 200,
@@ -89,24 +89,24 @@ def label(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The rankings (.jsonl), as reward_model reads them.")],
-    labeler: Annotated[str, typer.Option(help="Who ranks; several may share the file.")] = "labeler",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts, from the first.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which a prompt's answers are shown.")] = 0,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes any that is free.")] = 8765,
+    labeler: Annotated[str, typer.Option(help="Name of the person who ranks; several may share the file.")] = "labeler",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts, from the first.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which answers are shown.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free port.")] = 8765,
     host: Annotated[
-        str, typer.Option(help="Address to serve on; this machine's own lets a phone in (unencrypted).")
+        str, typer.Option(help="Address to serve on; this machine's network address lets a phone in (unencrypted).")
     ] = "127.0.0.1",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the page's address.")] = False,
     store: StoreDir = HERE,
 ) -> None:
-    """Rank answers yourself, on a local page; writes the file that reward_model reads. Run it again to go on."""
+    """Rank answers yourself on a local page; writes the file that reward_model reads. Run it again to continue."""
     from gptlife.pipelines.labeling import session as labeling
     from gptlife.pipelines.labeling.server import LabelServer, serve
     from gptlife.pipelines.store import Store
 
     session, problems = labeling.start(source, output, labeler, Store(store), limit=limit, seed=seed)
     if problems:
-        print(f"{len(problems)} rows left out, the first: {problems[0]}", file=sys.stderr)
+        print(f"{len(problems)} rows are left out; the first: {problems[0]}", file=sys.stderr)
     serve(LabelServer(session, host, port), browser=not no_browser)
 
 
@@ -117,10 +117,10 @@ def data_check(
 ) -> None:
     """Format, row count, lengths, duplicates and every problem of a data file, with line numbers.
 
-    Exits with 1 where a row can't be used.
+    The exit code is 1 if a row can't be used.
     """
     from gptlife.data.check import check, render
 
-    found = check(file, tokenizer)
-    print(render(found))
-    raise typer.Exit(1 if found.problems else 0)
+    result = check(file, tokenizer)
+    print(render(result))
+    raise typer.Exit(1 if result.problems else 0)

@@ -22,7 +22,7 @@ _FAMILIES = ("base", "chat", "online")
 
 
 class Maker(NamedTuple):
-    """What is known of the step that made a candidate."""
+    """The step that made a candidate."""
 
     title: str
     stage: str
@@ -47,7 +47,7 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[int, bool, bool]:
-        """Its place in the order in which InstructGPT's figures name models."""
+        """Its position in the order in which InstructGPT's figures name models."""
         family = _FAMILIES.index(self.maker.family) if self.maker.family in _FAMILIES else len(_FAMILIES)
         return family, self.prompted, self.maker.mixed
 

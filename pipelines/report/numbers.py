@@ -16,7 +16,7 @@ def spread(rows: Sequence[Table], n: int) -> list[Table]:
 
 
 def num(value: Any, digits: int = 3) -> str:
-    """A number with a fixed count of decimals and a real minus sign; a dash for what is no finite number."""
+    """A number with a fixed count of decimals and a real minus sign; a dash for what is not a finite number."""
     if not is_number(value):
         return "–"
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no minus before zero
@@ -28,7 +28,7 @@ def pct(value: Any, digits: int = 1) -> str:
 
 
 def far(value: Any) -> str:
-    """A number of an extrapolation, which may lie beyond all that means anything."""
+    """A number of an extrapolation, which may be too large to mean anything."""
     return num(value, 2) if not is_number(value) or abs(value) < 1000 else "far"
 
 

@@ -2,7 +2,7 @@
 
 Every number comes from the outputs' metrics.json, manifest.json, log.jsonl and stage.yaml; nothing is computed here
 but differences, sums, shares and the fits of over-optimisation. The page is self-contained: figures are SVG inside it,
-there is no script, and its content security policy forbids whatever would have to be fetched. Text of models and data
+there is no script, and its content security policy forbids loading anything. Text of models and data
 is escaped by jinja2, control characters are replaced. A step that is not done leaves a sentence that says what would
 make it.
 

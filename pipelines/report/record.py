@@ -55,7 +55,7 @@ class Record:
     def title(self) -> str:
         """What the report calls it: the algorithm that its metrics name, or its stage's title.
 
-        In a title the word `n` stands for the config's `answer_n`.
+        The word `n` in a title is replaced by the config's `answer_n`.
         """
         if self.metrics.get("algorithm"):
             return str(self.metrics["algorithm"])

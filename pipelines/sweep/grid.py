@@ -34,7 +34,7 @@ class Combination:
     overrides: list[str]
     plan: list[Planned]
     equals: list[dict[str, str]] = field(default_factory=list)
-    """Points whose plan is the same."""
+    """Other points with the same plan."""
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in self.values.items())
@@ -53,27 +53,27 @@ class Sweep:
 
     @property
     def command(self) -> str:
-        """What makes it again."""
+        """The command that runs it again."""
         words = ["gptlife", "sweep", self.source, *self.arguments, *(["--until", self.until] if self.until else [])]
         return shlex.join(words)
 
     @property
     def key(self) -> str:
-        """Eight hex digits of what was asked for."""
+        """Eight hex digits of the arguments' hash."""
         return hashlib.sha256(json.dumps([self.arguments, self.until]).encode()).hexdigest()[:8]
 
 
 def values_of(argument: str) -> tuple[str, list[str]]:
-    """`field=1,[2,3]` as the field and its values, each as the text that was written: `["1", "[2,3]"]`.
+    """`field=1,[2,3]` as the field and its values, each as it was written: `["1", "[2,3]"]`.
 
     Raises:
-        UserError: without a `=`, or with a comma behind which nothing comes.
+        UserError: without a `=`, or with a comma at the end.
     """
     name, equals, text = argument.partition("=")
     if not equals or not name.strip():
         raise UserError(f"{argument}: expected field=value,value, as in ppo.kl_coef=0,0.02,0.1")
     if text.rstrip().endswith(","):
-        raise UserError(f"{argument}: ends with a comma; give the value behind it, or remove it")
+        raise UserError(f"{argument}: ends with a comma; give the value after it, or remove it")
     try:
         node = yaml.compose(f"[{text}]", yaml.SafeLoader)
     except yaml.YAMLError:
@@ -84,10 +84,10 @@ def values_of(argument: str) -> tuple[str, list[str]]:
 
 
 def plan(source: str, arguments: Sequence[str], store: Store, steps: Sequence[Step], until: str | None = None) -> Sweep:
-    """Plan every combination of the arguments' values, the last argument's changing fastest.
+    """Plan every combination of the arguments' values; the last argument changes fastest.
 
     Raises:
-        UserError: for what is wrong in any of them.
+        UserError: for the first problem in any of them.
     """
     grid: dict[str, list[str]] = {}
     for argument in arguments:
@@ -98,16 +98,16 @@ def plan(source: str, arguments: Sequence[str], store: Store, steps: Sequence[St
     axes = {name: values for name, values in grid.items() if len(values) > 1}
     if not axes:
         raise UserError("sweep: no argument has several values, as in seed=0,1,2 (for one: gptlife run)")
-    found: dict[tuple[tuple[str, str], ...], Combination] = {}
+    combinations: dict[tuple[tuple[str, str], ...], Combination] = {}
     for point in itertools.product(*grid.values()):
         overrides = [f"{name}={value}" for name, value in zip(grid, point, strict=True)]
         values_here = {name: value for name, value in zip(grid, point, strict=True) if name in axes}
         planned = _planned(source, overrides, store, steps, until)
         combination = Combination(values_here, overrides, planned)
-        first = found.setdefault(tuple((step.name, step.address) for step in planned), combination)
+        first = combinations.setdefault(tuple((step.name, step.address) for step in planned), combination)
         if first is not combination:
             first.equals.append(values_here)
-    return Sweep(Path(source).stem, source, tuple(arguments), until, axes, list(found.values()))
+    return Sweep(Path(source).stem, source, tuple(arguments), until, axes, list(combinations.values()))
 
 
 def _planned(

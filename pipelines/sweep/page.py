@@ -1,6 +1,6 @@
 """A sweep's files: sweep.csv, sweep.json, sweep.md, the plot as SVG and PNG, and all of it on one page, sweep.html.
 
-The page has the report's look and is as self-contained. Each file is there whole or not at all.
+The page has the report's style and is as self-contained. Each file is written atomically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gptlife.stages.runtime import artifact
 
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
-    """Write all files into `folder`, which is there; the page's path."""
+    """Write all files into the existing `folder`; returns the page's path."""
     artifact.write_json(folder / "sweep.json", as_json(sweep, table))
     artifact.write_text(folder / "sweep.csv", sweep_table.as_csv(table))
     artifact.write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
@@ -72,7 +72,7 @@ def _combination(combination: Combination, result: sweep_table.Result) -> dict[s
         "overrides": combination.overrides,
         "state": result.state,
         "outputs": {step.name: step.address for step in combination.plan},
-        "metrics": {metric: _fields(found) for metric, found in result.measured.items()},
+        "metrics": {metric: _fields(value) for metric, value in result.measured.items()},
     }
 
 
@@ -81,7 +81,7 @@ def _values(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    """A value as the recipe reads it, where JSON has it too; else as it was written."""
+    """A value as the recipe reads it if JSON can express it, else as it was written."""
     value = parse_yaml(text, text)
     try:
         json.dumps(value, allow_nan=False)
@@ -90,8 +90,8 @@ def _plain(text: str) -> Any:
     return value
 
 
-def _fields(found: sweep_table.Measured | sweep_table.Summary | None) -> dict[str, Any] | None:
-    return None if found is None else {name: value for name, value in vars(found).items() if value is not None}
+def _fields(of: sweep_table.Measured | sweep_table.Summary | None) -> dict[str, Any] | None:
+    return None if of is None else {name: value for name, value in vars(of).items() if value is not None}
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

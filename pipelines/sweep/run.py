@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def run(sweep: Sweep, store: Store, console: Console, *, metrics: Sequence[str], output: Path | None, jobs: int) -> int:
-    """Show what will run, run it, and write table and plot into `output`.
+    """Print what will run, run it, and write table and plot into `output`.
 
     Returns:
         The exit code: 0 done; 1 some combination failed; 128 + n stopped by signal n.
 
     Raises:
-        UserError: for what is found before a stage starts.
+        UserError: for a problem that is found before a stage starts.
     """
     _refuse_unknown_steps(sweep, metrics)
     folder = output or store.root / "sweeps" / f"{sweep.name}-{sweep.key}"
@@ -55,20 +55,20 @@ def _refuse_unknown_steps(sweep: Sweep, metrics: Sequence[str]) -> None:
     for metric in metrics:
         parts = sweep_table.parts_of(metric)
         if parts is None or len(parts) < 2:
-            raise UserError(f"--metric {metric}: expected step.name, as in evaluation.win_rates[ppo,sft].rate")
+            raise UserError(f"--metric {metric}: expected step.metric, as in evaluation.win_rates[ppo,sft].rate")
         if parts[0] not in names:
-            raise UserError(f"--metric {metric}: no such step is run{suggest(str(parts[0]), names)}")
+            raise UserError(f"--metric {metric}: no step of that name runs{suggest(str(parts[0]), names)}")
 
 
 def _announce(sweep: Sweep, steps: Sequence[Planned], console: Console) -> None:
-    """A row a step of the recipe: how many outputs serve how many combinations, and what is left to do."""
+    """Print a row per step of the recipe: how many outputs serve how many combinations, and what is left to do."""
     from rich.table import Table
 
     shown = Table("step", "outputs", "for combinations", "done", "begun", "to do", box=None, pad_edge=False)
     for name in dict.fromkeys(step.name for combination in sweep.combinations for step in combination.plan):
-        mine = [step.state for step in steps if step.name == name]
+        states = [step.state for step in steps if step.name == name]
         wanted = sum(step.name == name for combination in sweep.combinations for step in combination.plan)
-        counts = [len(mine), wanted, *(mine.count(state) for state in ("done", "partial", "to do"))]
+        counts = [len(states), wanted, *(states.count(state) for state in ("done", "partial", "to do"))]
         shown.add_row(name, *(str(count) for count in counts))
     console.print(shown)
     merged = sum(len(combination.equals) for combination in sweep.combinations)
@@ -79,7 +79,7 @@ def _announce(sweep: Sweep, steps: Sequence[Planned], console: Console) -> None:
 
 
 def _notes(sweep: Sweep) -> dict[str, str]:
-    """Address -> the values that all combinations with this output have in common, unless it serves all there are."""
+    """Address -> the values that all combinations with this output share, unless it serves every combination."""
     users: dict[str, list[Combination]] = {}
     for combination in sweep.combinations:
         for address in dict.fromkeys(step.address for step in combination.plan):
@@ -87,11 +87,11 @@ def _notes(sweep: Sweep) -> dict[str, str]:
     return {
         address: " ".join(
             f"{name}={value}"
-            for name, value in found[0].values.items()
-            if all(combination.values[name] == value for combination in found)
+            for name, value in served[0].values.items()
+            if all(combination.values[name] == value for combination in served)
         )
-        for address, found in users.items()
-        if len(found) < len(sweep.combinations) or len(found) == 1
+        for address, served in users.items()
+        if len(served) < len(sweep.combinations) or len(served) == 1
     }
 
 
@@ -103,7 +103,7 @@ def _state(combination: Combination, outcome: schedule.Outcome) -> str:
 
 
 def _complain(sweep: Sweep, outcome: schedule.Outcome) -> int:
-    """A line on stderr for every reason, with the combinations that it concerns; how many they are."""
+    """Print every reason on stderr with the combinations that it concerns; returns how many these are."""
     reasons: dict[str, list[Combination]] = {}
     for combination in sweep.combinations:
         if (state := _state(combination, outcome)) != "done":
@@ -119,12 +119,12 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
     from rich.table import Table
     from rich.text import Text
 
-    known = [_metrics_of(combination) for combination in sweep.combinations]
-    chosen = metrics or _usual(sweep, known)
+    metrics_of = [_metrics_of(combination) for combination in sweep.combinations]
+    chosen = metrics or _usual(sweep, metrics_of)
     results = []
-    for combination, of in zip(sweep.combinations, known, strict=True):
-        found = {path: sweep_table.measured(of, path) for path in chosen}
-        results.append(sweep_table.Result(combination.values, _state(combination, outcome), found))
+    for combination, of in zip(sweep.combinations, metrics_of, strict=True):
+        values = {path: sweep_table.measured(of, path) for path in chosen}
+        results.append(sweep_table.Result(combination.values, _state(combination, outcome), values))
     table = sweep_table.table(results, list(sweep.axes), chosen)
     shown = Table(box=None, pad_edge=False)
     for index, name in enumerate(sweep_table.header(table)):
@@ -133,13 +133,13 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
         shown.add_row(*(Text(cell) for cell in row))
     console.print(shown)
     console.print(Text(sweep_table.caption(table), style="dim"))
-    _mention_absent(table, known)
+    _mention_absent(table, metrics_of)
     launch.say("sweep", str(page.write(sweep, table, folder)))
 
 
 def _metrics_of(combination: Combination) -> dict[str, Any]:
-    """Step name -> the numbers of every step that is finished and has some; damaged ones are said, and left out."""
-    read, found = artifact.read_json, {}
+    """Step name -> the metrics of every finished step; damaged ones are reported on stderr and left out."""
+    read, metrics = artifact.read_json, {}
     for step in combination.plan:
         if (step.path / artifact.METRICS).is_file() and artifact.is_complete(step.path):
             try:
@@ -148,25 +148,25 @@ def _metrics_of(combination: Combination) -> dict[str, Any]:
             except UserError as error:
                 print(f"sweep: {error}", file=sys.stderr)
             else:
-                found[step.name] = artifact.measured(numbers, manifest)
-    return found
+                metrics[step.name] = artifact.measured(numbers, manifest)
+    return metrics
 
 
-def _usual(sweep: Sweep, known: Sequence[dict[str, Any]]) -> list[str]:
+def _usual(sweep: Sweep, metrics: Sequence[dict[str, Any]]) -> list[str]:
     """The usual metrics of the last step that has some in any combination."""
     steps = {step.name: step for combination in sweep.combinations for step in combination.plan}
     for name, step in reversed(steps.items()):
         inputs = {key: upstream.stage.family for key, upstream in step.inputs.items()}
-        paths = [path for of in known for path in sweep_table.usual(step.stage.family, of.get(name, {}), inputs)]
+        paths = [path for of in metrics for path in sweep_table.usual(step.stage.family, of.get(name, {}), inputs)]
         if paths:
             return [f"{name}.{path}" for path in dict.fromkeys(paths)]
     return []
 
 
-def _mention_absent(table: sweep_table.Table, known: Sequence[dict[str, Any]]) -> None:
-    there = list(dict.fromkeys(path for of in known for path in sweep_table.paths(of)))
+def _mention_absent(table: sweep_table.Table, metrics: Sequence[dict[str, Any]]) -> None:
+    measured = list(dict.fromkeys(path for of in metrics for path in sweep_table.paths(of)))
     for metric in table.metrics:
-        if there and all(result.measured[metric] is None for result in table.results):
-            near = [path for path in there if path.partition(".")[0] == metric.partition(".")[0]]
+        if measured and all(result.measured[metric] is None for result in table.results):
+            near = [path for path in measured if path.partition(".")[0] == metric.partition(".")[0]]
             hint = suggest(metric, near[:12]) if near else ""
             print(f"sweep: --metric {metric}: no finished step has this number{hint}", file=sys.stderr)

@@ -54,7 +54,7 @@ def test_what_goes_wrong_is_a_user_error(chain, report, folder, monkeypatch):
         api.plan("toy.yaml", {"sft.learning_rat": 1}, steps=chain)
     with pytest.raises(UserError, match=r"^overrides: expected a list or a mapping, found 'seed=1'"):
         api.plan("toy.yaml", "seed=1", steps=chain)
-    with pytest.raises(UserError, match=r"^gone: no directory"):
+    with pytest.raises(UserError, match=r"^gone: not a directory"):
         api.open_output("gone", steps=chain)
     (folder / "act").write_text("crash", encoding="utf-8")
     with pytest.raises(UserError, match=r"^toy: a step failed \(its message is above\)"):

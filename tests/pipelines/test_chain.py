@@ -86,8 +86,8 @@ def test_an_adopted_step_stands_in_for_a_copied_one(planned, folder):
 
 REFUSED = [
     ("x: {like: sfft}", "x.like: no step 'sfft'; did you mean 'sft'?"),
-    ("x: {like: x}", "x.like: goes round in a circle (x -> x)"),
-    ("x: {like: y}\ny: {like: x}", "y.like: goes round in a circle (x -> y -> x)"),
+    ("x: {like: x}", "x.like: circular (x -> x)"),
+    ("x: {like: y}\ny: {like: x}", "y.like: circular (x -> y -> x)"),
     ("x: {like: sft, inputs: {bse: sft}}", "x.inputs.bse: sft has no such input; did you mean 'base'?"),
     ("x: {like: sft, inputs: {base: pretrian}}",
      "x.inputs.base: no step 'pretrian'; did you mean 'pretrain'?"),

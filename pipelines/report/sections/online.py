@@ -1,4 +1,4 @@
-"""The main run that learnt from its own answers: its curves, its health, over-optimisation along the way, samples."""
+"""The main run that learned from its own answers: its curves, its health, over-optimisation along the way, samples."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build(life: Life) -> dict[str, Any]:
 
 
 def health(log: Sequence[Table]) -> list[Table]:
-    """First and last value of what tells a healthy run, and whether the last one is alarming."""
+    """First and last value of every health metric, and whether the last one is alarming."""
     rows = []
     for key, name, healthy, alarm in _HEALTH:
         values = [row[key] for row in log if is_number(row.get(key))]
@@ -89,7 +89,7 @@ def _mean_error(rows: Sequence[Table], key: str) -> tuple[float, float]:
 
 
 def run(name: str, log: Log) -> str:
-    """Twelve panels over steps; the gold judge's score stands beneath the reward model's."""
+    """Twelve panels over steps; the gold judge's score is below the reward model's."""
 
     def panel(title: str, *keys: str, guide: float | None = None, why: str = "not logged", least: float = -1e9) -> Draw:
         names = [(key, _NAMES.get(key, key)) for key in keys]

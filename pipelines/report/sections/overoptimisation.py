@@ -1,7 +1,7 @@
 """Over-optimisation (Gao et al. 2022): what the reward model says and what is true, over d = sqrt(KL).
 
-Two ways lead away from the first policy: best of n, whose KL is known, and online runs, whose KL is measured at every
-step. Both are recentred to where they begin (n = 1, and the first step's mean). The fits are those of
+Two methods move away from the first policy: best of n, whose KL has a formula, and online runs, whose KL is measured at
+every step. Both are recentred to their start (n = 1, and the first step's mean). The fits are those of
 `reward/statistics/overoptimisation.py`; best-of-n's have errors over prompts, as the stage wrote them. Without a gold
 judge there is nothing.
 """
@@ -28,12 +28,12 @@ _FITTED = 60
 """Points of a drawn fit."""
 _D = "d = \N{SQUARE ROOT}KL, nats½"
 _SMOOTH = 12
-"""A run is drawn as means over so many parts of it: one step's mean is mostly noise."""
+"""Equal parts of a run whose means are drawn: one step's mean is mostly noise."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Gold and proxy of one way of optimising against one reward model; points are (d, gain since the beginning)."""
+    """Gold and proxy of one way of optimising against one reward model; points are (d, gain since the start)."""
 
     name: str
     reward: str
@@ -76,13 +76,13 @@ def build(life: Life) -> dict[str, Any]:
 
 
 def curves(best_of_n: Sequence[Record], online: Sequence[Record]) -> list[Curve]:
-    """Every curve that a gold judge saw."""
+    """Every curve that a gold judge scored."""
     of_n = [curve for record in best_of_n for curve in _of_best_of_n(record)]
     return of_n + [curve for record in online if (curve := _of_run(record)) is not None]
 
 
 def _of_best_of_n(record: Record) -> list[Curve]:
-    found = []
+    curves = []
     for name, points in (record.metrics.get("curves") or {}).items():
         if not points or not all("gold" in point for point in points):
             continue
@@ -97,7 +97,7 @@ def _of_best_of_n(record: Record) -> list[Curve]:
             key: [(point[key]["low"] - start[key], point[key]["high"] - start[key]) for point in points]
             for key in ("gold", "proxy")
         }
-        found.append(
+        curves.append(
             Curve(
                 record.name + (f", member {member} alone" if member else ""),
                 reward,
@@ -109,11 +109,11 @@ def _of_best_of_n(record: Record) -> list[Curve]:
                 fits.get("predicted") or {},
             )
         )
-    return found
+    return curves
 
 
 def reward_of(record: Record, name: str) -> str:
-    """The step of the reward model that an input is from; `.1` stays for an ensemble's first member alone."""
+    """The step of the reward model that an input is from; `.1`, for an ensemble's first member alone, is kept."""
     source, dot, member = name.partition(".")
     return (record.upstream(source) or source) + dot + member
 
@@ -134,7 +134,7 @@ def _of_run(record: Record) -> Curve | None:
 
 
 def fitted(points: Points) -> tuple[Table, Table]:
-    """Fit and predicted peak of a run's gold gains, by step; empty where they have too few places to say anything."""
+    """Fit and predicted peak of a run's gold gains, by step; empty where there are too few distances for a fit."""
     from gptlife.reward.statistics.overoptimisation import fit, predict_peak
 
     away = [point for point in points if point[0] > 0]
@@ -145,21 +145,21 @@ def fitted(points: Points) -> tuple[Table, Table]:
         return {}, {}
 
 
-def by_reward(found: Sequence[Curve], most: int = 4) -> list[tuple[str, list[Curve], int]]:
+def by_reward(curves: Sequence[Curve], most: int = 4) -> list[tuple[str, list[Curve], int]]:
     """(reward model, its curves, how many were left out): best of n, and the `most` runs that went farthest."""
     groups: dict[str, list[Curve]] = {}
-    for curve in found:
+    for curve in curves:
         groups.setdefault(curve.reward, []).append(curve)
     kept = []
-    for reward, own in groups.items():
-        runs = sorted((curve for curve in own if curve.form == "rl"), key=lambda curve: -curve.reach)
-        shown = [curve for curve in own if curve.form != "rl" or curve in runs[:most]]
-        kept.append((reward, shown, len(own) - len(shown)))
+    for reward, members in groups.items():
+        runs = sorted((curve for curve in members if curve.form == "rl"), key=lambda curve: -curve.reach)
+        shown = [curve for curve in members if curve.form != "rl" or curve in runs[:most]]
+        kept.append((reward, shown, len(members) - len(shown)))
     return kept
 
 
-def table(found: Sequence[Curve]) -> list[Mapping[str, Any]]:
-    """A row a curve: the fit of gold, the peak that the first half predicts, the one found, and where it ends."""
+def table(curves: Sequence[Curve]) -> list[Mapping[str, Any]]:
+    """One row per curve: the fit of gold, the peak that the first half predicts, the one found, and where it ends."""
     return [
         {
             "name": curve.name,
@@ -171,14 +171,14 @@ def table(found: Sequence[Curve]) -> list[Mapping[str, Any]]:
             "gold": curve.gold[-1][1],
             "proxy": curve.proxy[-1][1],
         }
-        for curve in found
+        for curve in curves
     ]
 
 
 def overview(curves: Sequence[Curve]) -> str:
-    """Gold's gain over d: best of n on the left, online runs on the right, a colour a reward model.
+    """Gold's gain over d: best of n on the left, online runs on the right, a colour per reward model.
 
-    Where there is one reward model, its panel of `by_reward` stands beside.
+    Where there is one reward model, its panel of `draw_by_reward` is beside.
     """
     rewards = list(dict.fromkeys(curve.reward for curve in curves))
     colours = {reward: COLOURS[index % len(COLOURS)] for index, reward in enumerate(rewards)}
@@ -214,10 +214,10 @@ def _gold(axes: Axes, title: str, curves: Sequence[Curve], colours: Mapping[str,
 
 
 def draw_by_reward(curves: Sequence[Curve]) -> str:
-    """A panel a reward model: gold as lines, the proxy dashed, the fits of gold thin."""
+    """A panel per reward model: gold as lines, the proxy dashed, the fits of gold thin."""
 
-    def panel(reward: str, own: Sequence[Curve], hidden: int) -> Draw:
-        return lambda axes: _both(axes, reward, own, hidden)
+    def panel(reward: str, curves: Sequence[Curve], hidden: int) -> Draw:
+        return lambda axes: _both(axes, reward, curves, hidden)
 
     draws = [panel(*group) for group in by_reward(curves)]
     return drawing.figure("overoptimisation_by_reward", "Gold and proxy by reward model", draws, columns=3, height=2.7)

@@ -1,4 +1,4 @@
-"""All policies: every run that learnt online, what learnt from preferences, and best of n."""
+"""All policies: every run that learned online, those that learned from preferences, and best of n."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _curves(record: Record) -> list[tuple[str, list[Table]]]:
 
 
 def runs(records: Sequence[Record]) -> list[Table]:
-    """A row a run: what it is, what it read, and where it stands after its last step."""
+    """One row per run: what it is, what it reads, and its metrics after the last step."""
     return [
         {
             "name": record.name,
@@ -72,7 +72,7 @@ def runs(records: Sequence[Record]) -> list[Table]:
 
 
 def _notes(record: Record) -> list[str]:
-    """What sets a run apart: not finished, stopped early, over-optimised."""
+    """What is special about a run: not finished, stopped early, over-optimised."""
     stopped = record.latest("stopped_at")
     return [
         *([] if record.state == "done" else [record.progress]),
@@ -82,7 +82,7 @@ def _notes(record: Record) -> list[str]:
 
 
 def draw_runs(logs: Sequence[tuple[str, Log]]) -> str:
-    """Score, gold score and KL of every run over its steps; runs that stand together share a row."""
+    """Score, gold score and KL of every run over its steps; runs drawn together share a row."""
     size = math.ceil(len(logs) / math.ceil(len(logs) / _TOGETHER))
     draws: list[Draw] = []
     for start in range(0, len(logs), size):
@@ -99,7 +99,7 @@ def draw_runs(logs: Sequence[tuple[str, Log]]) -> str:
 
 
 def _names(names: Sequence[str]) -> Draw:
-    """A legend in a place of its own."""
+    """A panel that is only a legend."""
 
     def draw(axes: Axes) -> None:
         for name, colour in zip(names, COLOURS, strict=False):

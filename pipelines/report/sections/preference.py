@@ -116,7 +116,7 @@ def paper_pairs(rows: Sequence[Table], who: Mapping[str, Candidate]) -> list[Tab
 
 
 def judging(usage: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What an LLM's verdicts took, in words; shares are of the pairs or the replies that they happened to."""
+    """What an LLM's verdicts took, in words; shares are of the pairs or of the replies."""
     pairs, calls = usage.get("pairs"), usage.get("calls")
 
     def share(key: str, whole: Any) -> Any:
@@ -125,12 +125,12 @@ def judging(usage: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [
         ("pairs of answers compared", pairs),
         ("ties", share("ties", pairs)),
-        ("of them: the verdict turned with the order (position flips)", share("position_flips", pairs)),
+        ("of them: the verdict changed with the order (position flips)", share("position_flips", pairs)),
         ("of them: equal answers, not asked about", share("identical", pairs)),
         ("replies without a verdict (ties)", share("unparseable", calls)),
         ("replies", calls),
         ("of them from an earlier run", usage.get("cached")),
-        ("tries that failed before a reply", usage.get("retries")),
+        ("failed tries before a reply", usage.get("retries")),
         ("tokens read", usage.get("prompt_tokens")),
         ("tokens written", usage.get("completion_tokens")),
     ]
@@ -141,11 +141,11 @@ def draw_win_rates(
 ) -> str:
     """Bars of how often each is preferred to the baseline, plain and length-controlled, with 95 % intervals.
 
-    Groups (by size) stand apart.
+    Groups (by size) are set apart.
     """
     rows = [row for _, group in groups for row in group]
     gaps = [index for index, (_, group) in enumerate(groups) for _ in group]
-    places = [index + 0.45 * gap for index, gap in enumerate(gaps)]
+    heights = [index + 0.45 * gap for index, gap in enumerate(gaps)]
 
     def draw(axes: Axes) -> None:
         kinds = [
@@ -153,20 +153,20 @@ def draw_win_rates(
             ("length-controlled", ORANGE, [r.get("length_controlled") or r for r in rows]),
         ]
         for offset, (kind, colour, shown) in zip((-0.19, 0.19), kinds, strict=True):
-            y = [place + offset for place in places]
+            y = [height + offset for height in heights]
             rates = [100 * row["rate"] for row in shown]
             below = [max(0.0, 100 * (row["rate"] - row["low"])) for row in shown]
             above = [max(0.0, 100 * (row["high"] - row["rate"])) for row in shown]
             axes.barh(y, rates, height=0.36, color=colour, alpha=0.8, label=kind, zorder=2)
             axes.errorbar(rates, y, xerr=[below, above], fmt="none", ecolor="black", elinewidth=1, capsize=2, zorder=3)
         axes.axvline(50, color="black", linewidth=0.8, linestyle="--", zorder=4)
-        axes.set_yticks(places, [labels.get(row["a"], row["a"]) for row in rows])
-        axes.set(xlim=(0, 100), ylim=(places[-1] + 0.6, places[0] - 0.6))
+        axes.set_yticks(heights, [labels.get(row["a"], row["a"]) for row in rows])
+        axes.set(xlim=(0, 100), ylim=(heights[-1] + 0.6, heights[0] - 0.6))
         axes.set_xlabel(f"preferred to {labels.get(rows[0]['b'], rows[0]['b'])}, % of prompts (ties half)")
         axes.grid(axis="y", visible=False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
-    height = 0.85 + 0.34 * (places[-1] + 1)
+    height = 0.85 + 0.34 * (heights[-1] + 1)
     return drawing.figure(name, "Win rates with 95 % intervals", [draw], columns=1, height=height, left=2.05)
 
 

@@ -48,7 +48,7 @@ def build(life: Life) -> dict[str, Any]:
 
 
 def groups(comparisons: Table, reward: Table) -> list[Table]:
-    """A row a labeler group: the labelers' agreement, the ceiling that perfect knowledge has, the model's accuracy."""
+    """One row per labeler group: the labelers' agreement, a perfectly informed judge's, the model's accuracy."""
     prefixes = {"agreement": "agreement_", "ceiling": "ceiling_", "accuracy": "validation_accuracy_"}
     tables = {"agreement": comparisons, "ceiling": comparisons, "accuracy": reward}
     names = {key[len(prefixes[kind]) :] for kind in prefixes for key in tables[kind] if key.startswith(prefixes[kind])}
@@ -72,14 +72,14 @@ def ensemble(metrics: Table, part: str = "validation") -> Table | None:
 
 
 def quarters(metrics: Table, part: str = "validation") -> list[Any]:
-    """Accuracy on the quarters of the pairs, from the least confident to the most; nothing where not measured."""
+    """Accuracy on the quarters of the pairs, from the least confident to the most; empty where not measured."""
     return metrics.get(f"{part}_by_confidence") or []
 
 
 def learning_curve(records: Sequence[Record]) -> list[Table]:
-    """Accuracy on held-out pairs over the number of rankings: a line for the models that differ in nothing else.
+    """Accuracy on held-out pairs over the number of rankings: a line for the models that differ only in that.
 
-    Alone standing models (another base, an ensemble) are lines of one point. Nothing where all have equally many.
+    Other models (another base, an ensemble) are lines of one point. Empty where all have equally many.
     """
     lines: dict[str, Table] = {}
     for record in records:
@@ -99,11 +99,11 @@ def _but_for_rankings(record: Record) -> str:
 
 
 def levels(comparisons: Table, reward: Table) -> dict[str, float]:
-    """What a learning curve stands between: always choosing the longer answer, and the mean of the groups' ceilings."""
+    """Levels that bound a learning curve: always choosing the longer answer, and the mean of the groups' ceilings."""
     ceilings = [value for key, value in comparisons.items() if key.startswith("ceiling_") and is_number(value)]
     longer = reward.get("longer_baseline")
-    found = {"ceiling": sum(ceilings) / len(ceilings)} if ceilings else {}
-    return {**found, **({"always the longer": longer} if is_number(longer) else {})}
+    ceiling = {"ceiling": sum(ceilings) / len(ceilings)} if ceilings else {}
+    return {**ceiling, **({"always the longer": longer} if is_number(longer) else {})}
 
 
 def training(log: Log, calibration: Mapping[str, Any]) -> str:
@@ -118,7 +118,7 @@ def training(log: Log, calibration: Mapping[str, Any]) -> str:
 
 
 def draw_learning_curve(lines: Sequence[Mapping[str, Any]], levels: Mapping[str, float]) -> str:
-    """Accuracy on held-out pairs over the rankings learnt from, between the levels that it can lie."""
+    """Accuracy on held-out pairs over the rankings trained on, between the levels that bound it."""
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import NullFormatter, NullLocator

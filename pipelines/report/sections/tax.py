@@ -1,8 +1,8 @@
-"""The alignment tax: what alignment costs in pretraining loss and few-shot tasks, and what PPO-ptx gives back of it.
+"""The alignment tax: what alignment costs in pretraining loss and few-shot tasks, and what a mix gives back.
 
-Differences are to the base model of the same size. PPO's tax is its loss above that of the SFT model that it began
+Differences are to the base model of the same size. A run's tax is its loss above that of the model that it started
 from; what another run from the same model gives back is the share of that tax which it does not pay (Ouyang et al.
-2022, section 4.2 and E.6: the pretraining mix gives most of it back, a dearer KL does not).
+2022, section 4.2 and E.6: the pretraining mix gives most of it back, a larger KL coefficient does not).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _view(evaluation: Evaluation) -> View:
 
 
 def policies(evaluation: Evaluation) -> dict[str, str]:
-    """The candidate that each run began from, where that is a candidate too."""
+    """The candidate that each run started from, where that is a candidate too."""
     sources = {name: source for name, source in evaluation.sources.items() if name in evaluation.who}
     names = {source.name: name for name, source in sources.items()}
     began = {name: source.upstream("policy") for name, source in sources.items()}
@@ -88,10 +88,10 @@ def _base_of(name: str, bases: Sequence[str], who: Mapping[str, Candidate]) -> s
 def given_back(
     evaluation: Table, who: Mapping[str, Candidate], policies: Mapping[str, str], scores: Mapping[str, Any]
 ) -> list[Table]:
-    """For every policy from which a run without a pretraining mix began: its tax, and what its siblings give back.
+    """For every policy that a run without a pretraining mix started from: its tax, and what its siblings give back.
 
-    `policies` has the candidate that a run began from, by the run's name; `scores` are the judge's means. The others
-    are compared with the first online run without a mix, of a stage that has one with it too if there is such a one.
+    `policies` has the candidate that a run started from, by the run's name; `scores` are the judge's means. The others
+    are compared with the first online run without a mix, preferably of a stage that also has a run with it.
     `share` is None for a run that pays no tax.
     """
     values = {name: (value or {}).get("validation_loss") for name, value in (evaluation.get("tax") or {}).items()}

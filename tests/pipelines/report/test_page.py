@@ -42,7 +42,7 @@ def test_a_life_that_stopped_half_way(half, monkeypatch, reader):
 
 
 def test_many_steps_are_folded(half, reader, branched):
-    assert "of 14 steps are done; each with its state and address" in reader(half.page(branched)).text
+    assert "of 14 steps are done; states and addresses" in reader(half.page(branched)).text
     assert "ppo 2 0.0 s 0 reward_model 2" not in reader(half.page()).text
     assert "steps are done" not in reader(half.page()).text
     assert "evaluation evaluation-0123456789ab from 9 others" in reader(half.page(branched)).text

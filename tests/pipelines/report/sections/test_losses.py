@@ -19,5 +19,5 @@ def test_fine_tuning_in_words(half, reader):
     half.done("sft", metrics | {"conversations": 1000}, [{"step": 1, "loss": 2.0}])
     page = half.page()
     assert "Validation loss 2.500 before, 1.500 nats" in reader(page).text
-    assert "on 20 conversations held aside; 1,000 to learn from" in reader(page).text
+    assert "on 20 held-out conversations; 1,000 to train on" in reader(page).text
     assert 'id="fine_tuning-figure_1"' in page

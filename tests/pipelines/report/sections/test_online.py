@@ -25,7 +25,7 @@ def test_exact_and_inexact_first_updates(half, reader, online_log):
     text = reader(half.page()).text
     assert exact not in text
     assert "ratio 1.0002" in text
-    assert "are not of one distribution" in text
+    assert "are of different distributions" in text
 
 
 def test_health_marks_what_is_alarming(half, reader, online_log):

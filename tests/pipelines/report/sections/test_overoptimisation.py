@@ -14,7 +14,7 @@ def test_without_a_gold_judge_there_is_no_over_optimisation(half, reader, online
     half.done("ppo", {}, online_log(lambda i: 0.1 * i, None))
     page = half.page()
     assert "overoptimisation-figure" not in page
-    assert "Not measured: a judge that knows the truth must watch" in reader(page).text
+    assert "Not measured: this needs a judge that knows the truth" in reader(page).text
 
 
 def curve(name: str, reward: str, reach: float, form: str = "rl") -> Curve:

@@ -6,9 +6,9 @@ from __future__ import annotations
 def test_branches_baselines_and_second_evaluations(half, reader, branched):
     page = half.page(branched)
     text = reader(page).text
-    # Size by size, and what is no model of its own at the end.
+    # Size by size, and what is size unknown at the end.
     assert "207,000 parameters SFT, small 60.0 [55.0, 65.0] – 6 0 4 924,000 parameters PPO-ptx 60.0" in text
-    assert "no model of its own best of 4 60.0" in text
+    assert "size unknown best of 4 60.0" in text
     assert 'id="sizes_evaluation-figure_1"' in page
     assert 'id="sizes_sweeps-figure_1"' not in page  # one size
     assert "sweeps : 3 models compared with SFT" in text
