@@ -122,7 +122,7 @@ def in_sizes(who: Mapping[str, Candidate]) -> list[tuple[int | None, list[Candid
 
 
 def aligned(members: Sequence[Candidate]) -> Candidate | None:
-    """The first that learnt online, or else from preferences."""
+    """The first that learned online, or else from preferences."""
     return next((each for family in ("online", "preference") for each in members if each.maker.family == family), None)
 
 
