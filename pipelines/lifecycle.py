@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gptlife.stages import best_of_n, comparisons, dpo, evaluation, ppo, pretrain, reward_model, rloo, sft, tokenizer
+from gptlife.stages import (
+    best_of_n,
+    comparisons,
+    dpo,
+    evaluation,
+    kto,
+    ppo,
+    pretrain,
+    reward_model,
+    rloo,
+    sft,
+    tokenizer,
+)
 from gptlife.stages.runtime.stage import Stage
 
 
@@ -35,6 +47,7 @@ LIFECYCLE = (
     step(best_of_n.STAGE, policy="sft", reward="reward_model"),
     step(rloo.STAGE, policy="sft", reward="reward_model"),
     step(dpo.STAGE, policy="sft", comparisons="comparisons"),
+    step(kto.STAGE, policy="sft", comparisons="comparisons"),
     step(
         evaluation.STAGE,
         base="pretrain",
@@ -42,6 +55,7 @@ LIFECYCLE = (
         ppo="ppo",
         rloo="rloo",
         dpo="dpo",
+        kto="kto",
         best_of_n="best_of_n",
         reward="reward_model",
     ),
