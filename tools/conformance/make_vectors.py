@@ -1,6 +1,6 @@
 """Write vectors.json: inputs and expected values of every detail that is a pure function, from the oracles alone.
 
-    python tests/conformance/make_vectors.py
+    python tools/conformance/make_vectors.py
 
 Neither our code nor torch is imported. Inputs are drawn from a fixed seed and rounded, so that they can be read; in
 padding they hold numbers (not zeros) that must not be looked at. docs/conformance.md says how to use the file.
@@ -9,15 +9,19 @@ padding they hold numbers (not zeros) that must not be looked at. docs/conforman
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import loss_oracles
-import oracles
-from vector import Vector, draw, text, vector, without
+SUITE = Path(__file__).resolve().parents[2] / "tests" / "conformance"
+sys.path.insert(0, str(SUITE))
 
-PATH = Path(__file__).with_name("vectors.json")
+import loss_oracles  # noqa: E402
+import oracles  # noqa: E402
+from vector import Vector, draw, text, vector, without  # noqa: E402
+
+PATH = SUITE / "vectors.json"
 N = "https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo"
 N_PLUS = "Huang et al. 2024, arXiv 2403.17031"
 ZIEGLER = "Ziegler et al. 2019, arXiv 1909.08593, and its code lm-human-preferences"

@@ -1,6 +1,6 @@
 """Break our code one detail at a time, and count which breaks the suite catches.
 
-    python tests/conformance/mutants.py [detail ...]
+    python tools/conformance/mutants.py [detail ...]
 
 Each mutation (mutations.yaml) is written into a copy of the package, and the one test that is named after its detail
 runs on that copy. The mutant is caught when the test fails; an escaped one, a text that isn't found exactly once, a
@@ -28,8 +28,8 @@ from typing import NamedTuple, NoReturn
 
 import yaml
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = ROOT / "tests" / "conformance"
 ROOMS = ("data", "reward", "stages", "pipelines")
 LIMIT = 300
 """Seconds after which a run is killed (and its mutant counts as caught: a loop that doesn't end is seen)."""
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("details", nargs="*", help="names of tests without test_; all of them by default")
     wanted = parser.parse_args().details
     started, places = time.monotonic(), tests()
-    mutations = [Mutation(**row) for row in yaml.safe_load((HERE / "mutations.yaml").read_text(encoding="utf-8"))]
+    mutations = [Mutation(**row) for row in yaml.safe_load((SUITE / "mutations.yaml").read_text(encoding="utf-8"))]
     wrong = complaints(places, mutations)
     if wrong:
         sys.exit("\n".join(wrong))
@@ -79,7 +79,7 @@ def main() -> None:
 def tests() -> dict[str, str]:
     """Where the test of each detail stands, as pytest names it; those of the vectors have no detail of their own."""
     found = {}
-    for path in sorted(HERE.glob("test_*.py")):
+    for path in sorted(SUITE.glob("test_*.py")):
         if path.name != "test_vectors.py":
             for name in re.findall(r"^def test_(\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE):
                 found[name] = f"{path}::test_{name}"
