@@ -111,7 +111,7 @@ def _address(
 
 
 def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, Planned]:
-    """The steps a table reads; an optional one that the recipe leaves out is dropped, and adopting reads nothing."""
+    """The steps a table reads; a droppable one that the recipe leaves out is dropped, and adopting reads nothing."""
     if table.adopted is not None:
         return {}
     step = table.step
@@ -119,7 +119,7 @@ def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, 
     for name, upstream in step.inputs.items():
         if upstream in done:
             found[name] = done[upstream]
-        elif name not in step.stage.optional:
+        elif name not in step.droppable:
             raise UserError(
                 f"{where}: {step.name} reads {upstream} (as '{name}'), but the recipe has no table '{upstream}'; "
                 f"add it, or give `{upstream}: {{adopt: <directory or hub id@revision>}}`"
