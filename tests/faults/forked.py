@@ -33,7 +33,7 @@ HEAVY = (
     "gptlife.stages.rl.ppo_step",
     "gptlife.stages.rl.rloo_step",
     "gptlife.stages.evals.tables",
-    "gptlife.stages.evals.few_shot",
+    "gptlife.stages.evals.outputs",
     "gptlife.stages.evals.judging",
 )
 
