@@ -5,8 +5,8 @@
                  (reward/statistics/winrate.py)
     verdicts     what else the judge says of an answer, truthfulness and hallucination among it, on the main prompts and
                  on further sets (stages/evals/tables.py)
-    reward       the reward model's mean score, as PPO's loop computes it (stages/evals/reward.py), beside another
-                 judge's score
+    reward       the reward model's mean score beside another judge's: the score that PPO's loop computes, before PPO
+                 shapes it (its penalty for answers without end-of-text is not in it; stages/evals/reward.py)
     tax          validation loss on pretraining text and few-shot tasks, before and after alignment
                  (stages/evals/tasks/)
 
@@ -273,7 +273,7 @@ STAGE = Stage(
     run,
     optional=("reward",),
     open=True,
-    version=4,
+    version=5,
     title="evaluation",
     family="evaluation",
     about="Answers of several checkpoints to the same unseen prompts, with a judge's scores.",

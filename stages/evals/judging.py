@@ -92,8 +92,8 @@ class Judging:
         assert self._reward is not None
         prompts, answers = self._sets[key], self._outputs[name].answers[key]
         rows = []
-        for number, (prompt, text) in enumerate(zip(prompts.rows, answers.texts, strict=True), 1):
-            rows += self._reward.encode(prompt["messages"], [text], [True], f"{prompts.field}: prompt {number}")
+        for number, (prompt, text, ended) in enumerate(zip(prompts.rows, *answers, strict=True), 1):
+            rows += self._reward.encode(prompt["messages"], [text], [ended], f"{prompts.field}: prompt {number}")
         scores: list[float] = self._reward.combined(self._reward.member_scores(rows)).tolist()
         return scores
 

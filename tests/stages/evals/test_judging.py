@@ -81,9 +81,10 @@ def test_the_reward_model_judges(tiny: Any, run: Any, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model)).eval()
     for row in rows_of(tmp_path / "one"):
         ids = [3, *tokenizer(row["messages"][0]["content"])["input_ids"], 4]
-        ids += [*tokenizer(row["answers"]["sft"]["text"])["input_ids"], 0]
+        given = row["answers"]["sft"]
+        ids += [*tokenizer(given["text"])["input_ids"], *([0] if given["finished"] else [])]
         with torch.no_grad():
             score = float(model(input_ids=torch.tensor([ids])).logits[0, 0])
-        assert row["answers"]["sft"]["score"] == pytest.approx(score, abs=1e-5)
+        assert given["score"] == pytest.approx(score, abs=1e-5)
     with pytest.raises(UserError, match=r"^evaluation\.judge: reward_model needs the input `reward`"):
         run(evaluation.STAGE, options, tmp_path / "two", sft=tiny.sft)
