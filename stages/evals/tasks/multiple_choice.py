@@ -1,6 +1,6 @@
 """Task `multiple_choice`: few-shot questions whose answer is the most likely of several continuations.
 
-Choices are compared by mean log-likelihood per token (Brown et al. 2020, section 2.4). Beside the accuracy stands the
+Choices are compared by mean log-likelihood per token (Brown et al. 2020, section 2.4). Beside the accuracy is the
 loss of the right choice: it still shows what alignment costs where every model answers everything right.
 """
 
