@@ -70,7 +70,8 @@ def _resolved(
     wired = {key: value for key, value in {**step.inputs, **inputs}.items() if value is not None}
     for field, value in changes.items():
         put(fields, str(field), value, f"{here}.{field}")
-    return replace(step, inputs=wired), fields
+    # What a recipe wires to an open stage is meant to be there.
+    return replace(step, inputs=wired, droppable=step.droppable - ({*inputs} - {*step.stage.optional})), fields
 
 
 def _refuse_bad_inputs(step: Step, tables: Mapping[str, Any], defaults: Mapping[str, Step], where: str) -> None:

@@ -6,10 +6,9 @@ A file may be missing, half written or from before a field was renamed; what can
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from gptlife.data.config import Config, Was
 from gptlife.stages.runtime import artifact
@@ -17,11 +16,6 @@ from gptlife.stages.runtime import artifact
 Table = dict[str, Any]
 NOTES = ("stage", "version", "identity", "inputs", "input_addresses", "output")
 """What a stage.yaml says beside the config's fields."""
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of JSON or YAML is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_log(folder: Path) -> list[Table]:

@@ -109,7 +109,7 @@ def _address(
 
 
 def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, Planned]:
-    """The steps that a table reads, without optional ones that the recipe leaves out; an adopted step reads none."""
+    """The steps that a table reads, without droppable ones that the recipe leaves out; an adopted step reads none."""
     if table.adopted is not None:
         return {}
     step = table.step
@@ -117,7 +117,7 @@ def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, 
     for name, upstream in step.inputs.items():
         if upstream in done:
             inputs[name] = done[upstream]
-        elif name not in step.stage.optional:
+        elif name not in step.droppable:
             raise UserError(
                 f"{where}: {step.name} reads {upstream} (as '{name}'), but the recipe has no table '{upstream}'; "
                 f"add it, or give `{upstream}: {{adopt: <directory or hub id@revision>}}`"

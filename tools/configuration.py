@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 from gptlife.data.config import Config, Execution
 from gptlife.data.sources import Source
 from gptlife.pipelines.lifecycle import LIFECYCLE, Step
+from gptlife.stages.evals.tasks import TASKS
+from gptlife.stages.evals.tasks.task import Task
 from gptlife.stages.runtime.stage import StageConfig
 from gptlife.stages.training.config import TrainingConfig
 
@@ -62,7 +64,7 @@ def _stage(step: Step) -> str:
     if issubclass(model, TrainingConfig):
         bases.append("[every training stage](#every-training-stage)")
     bases.append("[every stage](#every-stage)")
-    optional = dict.fromkeys(step.stage.optional, " (optional)")
+    optional = dict.fromkeys(step.droppable, " (optional)")
     wired = [f"`{name}` = the output of `{step.inputs[name]}`{optional.get(name, '')}" for name in step.inputs]
     about = f"Inputs: {', '.join(wired) or 'none'}. Also has the fields of {' and '.join(bases)}.\n"
     return _section(f"`{step.name}`", model, about)
@@ -134,7 +136,7 @@ def _nested(models: list[type[Config]]) -> list[type[Config]]:
 
 def _configs_in(annotation: Any) -> list[type[Config]]:
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        return [annotation]
+        return [annotation, *TASKS] if annotation is Task else [annotation]
     return [found for argument in get_args(annotation) for found in _configs_in(argument)]
 
 

@@ -27,8 +27,8 @@ def chat(
     seed: Seed = 0,
 ) -> None:
     """Talk to a finished model; /reset starts a new conversation, /quit ends."""
-    from gptlife.pipelines import chat as talking
     from gptlife.pipelines.store import Store
+    from gptlife.stages.generation import chat as talking
 
     path = Store(store).find(target, talking.is_language_model)
     speaker = talking.load(path)
@@ -63,8 +63,8 @@ def compare(
     seed: Seed = 0,
 ) -> None:
     """Two models' answers to the same prompts, side by side."""
-    from gptlife.pipelines import chat as talking
     from gptlife.pipelines.store import Store
+    from gptlife.stages.generation import chat as talking
 
     asked = [[{"role": "user", "content": text}] for text in prompt or []]
     if prompts is not None:

@@ -32,7 +32,6 @@ from gptlife.data.sources import Source, rows
 from gptlife.data.turns import shown
 from gptlife.data.values import is_int, is_number
 from gptlife.pipelines.labeling.file import LabelFile
-from gptlife.pipelines.outputs import is_number
 from gptlife.pipelines.store import Store
 
 GROUP = "people"

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 
 PROMPTED = "_prompted"
 """How evaluation ends the name of a base model that sees worked examples before the prompt."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from gptlife.pipelines.outputs import is_number
+from gptlife.data.values import is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

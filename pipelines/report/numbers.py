@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 
 
 def spread(rows: Sequence[Table], n: int) -> list[Table]:

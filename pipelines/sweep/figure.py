@@ -15,8 +15,8 @@ from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from gptlife.data.values import is_number
 from gptlife.data.yaml_tables import parse_yaml
-from gptlife.pipelines.outputs import is_number
 from gptlife.pipelines.report.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
 from gptlife.pipelines.sweep.table import Group, Table, header
 

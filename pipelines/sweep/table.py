@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlife.pipelines.outputs import is_number
+from gptlife.data.values import is_number
 from gptlife.pipelines.report.candidates import PROMPTED
 from gptlife.stages.runtime.stage import Family
 

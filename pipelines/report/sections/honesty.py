@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.report.candidates import Candidate, aligned, base, in_sizes
 from gptlife.pipelines.report.evaluations import Evaluation
 from gptlife.pipelines.report.life import Life

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gptlife.pipelines.outputs import is_number
+from gptlife.data.values import is_number
 from gptlife.pipelines.report import drawing
 from gptlife.pipelines.report.drawing import Log, curves, line
 from gptlife.pipelines.report.life import Life, stages_of

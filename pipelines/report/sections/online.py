@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.report import drawing
 from gptlife.pipelines.report.drawing import Draw, Log, curves, line
 from gptlife.pipelines.report.life import Life, stages_of

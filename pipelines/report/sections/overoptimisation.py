@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.report import drawing
 from gptlife.pipelines.report.drawing import COLOURS, GREY, Draw
 from gptlife.pipelines.report.life import Life, stages_of

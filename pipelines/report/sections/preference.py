@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.report import drawing
 from gptlife.pipelines.report.candidates import Candidate, aligned, base, in_sizes, sized
 from gptlife.pipelines.report.drawing import BLUE, COLOURS, ORANGE

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.report import drawing
 from gptlife.pipelines.report.drawing import BLUE, COLOURS, GREY, Log, curves, line
 from gptlife.pipelines.report.life import Life

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gptlife.pipelines.outputs import Table, is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.report.candidates import Candidate, sized
 from gptlife.pipelines.report.evaluations import Evaluation
 from gptlife.pipelines.report.life import Life

@@ -1,19 +1,16 @@
-"""Chat and compare on a tiny random model: greedy answers against a hand-written loop, trimming, the two commands."""
+"""Chat and compare on a tiny random model: greedy answers against a hand-written loop and transformers, trimming."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from gptlife.data.errors import UserError
-from gptlife.pipelines import chat
-from gptlife.pipelines.chat import Sampling
+from gptlife.stages.generation import chat, sampler
+from gptlife.stages.generation.chat import Sampling
 from gptlife.stages.runtime import artifact
 
 CONTEXT = 48
@@ -69,16 +66,40 @@ def test_a_greedy_answer_is_the_argmax_token_by_token(model_dir):
     text = tokenizer.decode(expected, skip_special_tokens=True).strip()
     assert speaker.answer(user("the cat"), Sampling(0.0, 12), seed=0) == text
     assert speaker.answer(user("a mat"), Sampling(0.0, 12), seed=0) != text
+    batch = torch.tensor([ids])
+    made = speaker.model.generate(batch, attention_mask=torch.ones_like(batch), max_new_tokens=12, do_sample=False)
+    assert text == tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True).strip()
 
 
-def test_an_answer_is_text_without_special_tokens(model_dir, monkeypatch):
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_answer_ends_at_end_of_text_and_is_text_without_special_tokens(model_dir, ended):
     import torch
 
     speaker = chat.load(model_dir)
+    words = speaker.tokenizer(" the mat").input_ids
     end = speaker.tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    new = torch.tensor([[*speaker.tokenizer(" the mat").input_ids, end]])
-    monkeypatch.setattr(speaker.model, "generate", lambda ids, **how: torch.cat([ids, new], dim=1))
-    assert speaker.answer(user("the cat"), Sampling(0.0, 12), 0) == "the mat"
+    said = iter([*words, end if ended else words[0], *words])
+
+    def forward(input_ids, **_):  # whatever it reads, it says the next of `said`
+        logits_BTV = torch.zeros(*input_ids.shape, 300)
+        logits_BTV[0, -1, next(said)] = 1.0
+        return SimpleNamespace(logits=logits_BTV)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speaker.model, "forward", forward)
+        answer = speaker.answer(user("the cat"), Sampling(0.0, len(words) + 2), 0)
+    assert (answer == "the mat") is ended
+
+
+def test_a_sampled_answer_is_of_the_temperature(model_dir):
+    speaker = chat.load(model_dir)
+    answers = {
+        temperature: {speaker.answer(user("the cat"), Sampling(temperature, 4), seed) for seed in range(20)}
+        for temperature in (0.0, 0.01, 1.0)
+    }
+    assert len(answers[0.0]) == 1
+    assert answers[0.01] == answers[0.0]
+    assert len(answers[1.0]) > 5
 
 
 def test_a_sampled_answer_depends_on_the_seed_alone(model_dir):
@@ -90,9 +111,9 @@ def test_a_sampled_answer_depends_on_the_seed_alone(model_dir):
 def test_the_oldest_turns_go_where_the_conversation_is_too_long(model_dir, monkeypatch):
     speaker = chat.load(model_dir)
     read = []
-    generate = speaker.model.generate
+    sample = sampler.sample
     monkeypatch.setattr(
-        speaker.model, "generate", lambda ids, **how: (read.append(ids[0].tolist()), generate(ids, **how))[1]
+        sampler, "sample", lambda model, rows, **how: (read.extend(rows), sample(model, rows, **how))[1]
     )
 
     def template(messages):
@@ -158,7 +179,7 @@ def test_prompts_are_read_from_lines_and_from_known_formats(tmp_path):
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(UserError) as error:
         chat.read_prompts(tmp_path / "empty.txt", 5)
-    assert str(error.value) == f"{tmp_path}/empty.txt: no prompt in it; write one a line"
+    assert str(error.value) == f"{tmp_path}/empty.txt: no prompt in it; write one per line"
     with pytest.raises(
         UserError, match=r"gone\.txt: can't be read as text \(.*No such file.*\); give a file of prompts$"
     ):
@@ -199,22 +220,3 @@ def test_a_damaged_model_is_not_spoken_to(model_dir, tmp_path):
     (tmp_path / "out" / "model.safetensors").write_bytes(weights)
     with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
         chat.load(tmp_path / "out")
-
-
-def test_the_chat_command_reads_lines(gptlife, model_dir, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the cat\n/quit\n"))
-    talked = gptlife("chat", str(model_dir), "--temperature", "0", "--max-tokens", "12")
-    expected = chat.load(model_dir).answer(user("the cat"), Sampling(0.0, 12), 1)
-    assert talked.code == 0, talked.err
-    assert talked.out == expected + "\n"
-    assert "ppo-1 (/reset, /quit)" in talked.err
-
-
-def test_the_compare_command_puts_answers_side_by_side(gptlife, folder: Path, monkeypatch):
-    monkeypatch.setattr(chat, "load", lambda path: Echo())
-    for name in ("a", "b"):
-        (folder / name).mkdir()
-    compared = gptlife("compare", "a", "b", "--prompt", "what is [this]?")
-    assert compared.code == 0
-    assert compared.out.count("what is [this]?#0") == 2
-    assert gptlife("compare", "a", "b").err == "gptlife: compare: no prompts; give --prompt TEXT or --prompts FILE\n"

@@ -1,7 +1,10 @@
-"""Talk to a finished model, or put two beside each other: plain transformers `generate`, nothing of the stages.
+"""Talk to a finished model, or ask several the same.
 
-A model without a chat template (a base model from elsewhere) continues the last text instead. Sampling is from the
-model's own distribution at the given temperature: no top-k, no top-p, as everywhere in gptlife; 0 is greedy.
+A model without a chat template (a base model from elsewhere) continues the last text instead. Answers are sampled as
+everywhere in gptlife (sampler.py): from the model's own distribution at the given temperature, without top-k or top-p;
+temperature 0 is greedy. An answer ends at the end-of-text token or after `max_tokens`.
+
+Heavy imports are inside functions, so that a mistyped path is refused at once.
 """
 
 from __future__ import annotations
@@ -20,45 +23,42 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. `max_tokens` bounds one answer; `seed` makes a conversation repeatable."""
+    """How answers are drawn."""
 
     temperature: float = 0.7
     max_tokens: int = 200
+    """Longest answer."""
     seed: int = 0
+    """Makes a conversation repeatable."""
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A loaded model and its tokenizer; `answer` is all it does."""
+    """A loaded model and its tokenizer."""
 
     name: str
     model: Any
     tokenizer: Any
 
     def answer(self, messages: Messages, sampling: Sampling, seed: int) -> str:
-        """The model's next turn. Oldest turns are dropped where the conversation exceeds the model's context.
+        """The model's next turn. The oldest turns are dropped where the conversation exceeds the model's context.
 
         Raises:
             UserError: when not even the last turn fits.
         """
-        import torch
+        from gptlife.stages.generation.answering import text_of
+        from gptlife.stages.generation.sampler import sample
 
-        ids = self._fitting_ids(messages, sampling.max_tokens)
-        prompt_BP = torch.tensor([ids], device=self.model.device)
-        greedy, end = sampling.temperature == 0, self.tokenizer.eos_token_id
-        torch.manual_seed(seed)
-        output_BT = self.model.generate(
-            prompt_BP,
-            attention_mask=torch.ones_like(prompt_BP),
+        (answer,) = sample(
+            self.model,
+            [self._fitting_ids(messages, sampling.max_tokens)],
             max_new_tokens=sampling.max_tokens,
-            do_sample=not greedy,
-            temperature=None if greedy else sampling.temperature,
-            top_k=None if greedy else 0,
-            top_p=None if greedy else 1.0,
-            eos_token_id=end,
-            pad_token_id=end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id,
+            temperature=sampling.temperature or 1.0,
+            greedy=sampling.temperature == 0,
+            eos=self.tokenizer.eos_token_id,
+            seed=f"chat {seed}",
         )
-        return str(self.tokenizer.decode(output_BT[0, len(ids) :], skip_special_tokens=True)).strip()
+        return text_of(self.tokenizer, answer)
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
         from gptlife.stages.modeling.loading import context_of
@@ -86,7 +86,7 @@ def load(path: Path) -> Speaker:
     """The language model in a directory, on the best device there is.
 
     Raises:
-        UserError: when there is no language model in it, or one that is damaged.
+        UserError: when there is no language model in it, or it is damaged.
     """
     if not is_language_model(path):
         raise UserError(f"{path}: no language model to talk to; give an output of pretrain, sft or ppo")
@@ -102,7 +102,7 @@ def load(path: Path) -> Speaker:
 
 
 def is_language_model(path: Path) -> bool:
-    """Whether a directory's config.json is that of a model that writes (a reward model only scores)."""
+    """Whether a directory's config.json is a language model's (a reward model's names a classifier)."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def is_language_model(path: Path) -> bool:
 
 
 def talk(speaker: Speaker, lines: Iterable[str], write: Callable[[str], None], sampling: Sampling) -> None:
-    """A conversation: each line is a turn of the user; `/reset` begins anew, `/quit` ends it."""
+    """Hold a conversation: each line is a turn of the user; `/reset` begins a new one, `/quit` ends it."""
     if speaker.tokenizer.chat_template is None:
         write(f"({speaker.name} has no chat template: it continues each line as text)")
     messages: Messages = []
@@ -138,10 +138,10 @@ def compare(
 
 
 def read_prompts(path: Path, limit: int) -> list[Messages]:
-    """The first `limit` prompts of a file: of a .txt one a line, of any other what the formats know.
+    """The first `limit` prompts of a file: one per line of a .txt file, else the rows of any known format.
 
     Raises:
-        UserError: when it is missing or has none.
+        UserError: when the file is missing or has no prompt.
     """
     if path.suffix != ".txt":
         from gptlife.data.formats import prompts
@@ -153,5 +153,5 @@ def read_prompts(path: Path, limit: int) -> list[Messages]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read as text ({error}); give a file of prompts") from None
     if not lines:
-        raise UserError(f"{path}: no prompt in it; write one a line")
+        raise UserError(f"{path}: no prompt in it; write one per line")
     return [[{"role": "user", "content": line}] for line in lines[:limit]]
