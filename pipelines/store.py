@@ -23,6 +23,7 @@ from gptlife.data.errors import UserError, suggest
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.recipe import Recipe
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json, write_text
 
 _SETTLED_NS = 100_000_000
 """A file changed within this time may change again without its time stamp moving, so its hash is not kept."""
@@ -50,7 +51,7 @@ class Store:
         Raises:
             UserError: naming the first damaged file.
         """
-        for name, entry in artifact.read_json(path / artifact.MANIFEST)["files"].items():
+        for name, entry in read_json(path / artifact.MANIFEST)["files"].items():
             file = path / name
             if not file.is_file():
                 raise UserError(f"{file}: missing, though the manifest lists it; make it again with --fresh {step}")
@@ -82,7 +83,7 @@ class Store:
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            artifact.write_text(path, text)
+            write_text(path, text)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); choose another place: --store DIR") from None
         return path

@@ -118,7 +118,7 @@ def _sample_all(
     """Every prompt with its `answers` and `finished`, in order."""
     from gptlife.stages.generation.chunks import in_chunks, sample_answers
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
 
     tokenizer = loading.load_tokenizer(policy)
     model = loading.load_causal(policy).to(accelerator.device).eval()
@@ -139,7 +139,7 @@ def _sample_all(
         )
 
     done: list[Row] = []
-    with Journal(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
+    with MetricLog(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
         for part in in_chunks(accelerator, output, "answers", len(prompts), config.chunk, make):
             done += part
             n_answers = len(part) * config.samples

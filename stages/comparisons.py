@@ -29,7 +29,7 @@ from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
 
 Row = dict[str, Any]
 
@@ -75,7 +75,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     from gptlife.data.formats import prompts
     from gptlife.data.splits import split
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
@@ -89,9 +89,9 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     model = loading.load_causal(policy).to(accelerator.device).eval()
     sampled = {}
     n_prompts = len(found) + len(held_out)
-    with Journal(output, "comparisons", n_prompts, main=accelerator.is_main_process) as journal:
+    with MetricLog(output, "comparisons", n_prompts, main=accelerator.is_main_process) as metric_log:
         for name, rows in (("train", found), ("validation", held_out)):
-            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, journal)
+            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, metric_log)
     metrics: Metrics = {}
     if accelerator.is_main_process:
         for name, rows in sampled.items():
@@ -112,7 +112,7 @@ def _sample_all(
     prompts: Sequence[Row],
     name: str,
     output: Path,
-    journal: Journal,
+    metric_log: MetricLog,
 ) -> list[Row]:
     """Every prompt with its `answers` and `finished`, in order."""
     from gptlife.stages.generation.chunks import in_chunks
@@ -124,7 +124,7 @@ def _sample_all(
     for part in in_chunks(accelerator, output, name, len(prompts), config.chunk, make):
         done += part
         n_answers = sum(len(row["answers"]) for row in part)
-        journal.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
+        metric_log.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
     return done
 
 

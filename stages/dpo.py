@@ -95,11 +95,13 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.preferences import trl_loop, trl_trainer
     from gptlife.stages.runtime.device import peak_gpu_memory_mb
-    from gptlife.stages.runtime.provenance import go_on_as_begun
+    from gptlife.stages.runtime.notices import quiet_libraries
+    from gptlife.stages.runtime.provenance import resume_as_begun
     from gptlife.stages.training.setup import epochs
 
+    quiet_libraries()
     settings = trl_trainer.settings_of(config, output)
-    go_on_as_begun(config, output)
+    resume_as_begun(output, config.model_dump())
     tokenizer, model = loading.load_tokenizer(policy), loading.load_causal(policy)
     limit = loading.limit_of(config.max_length, model, "dpo.max_length")
     found, held_aside = train_and_held_out(config, [comparisons] if comparisons else [], "dpo")

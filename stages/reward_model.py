@@ -140,7 +140,8 @@ def _given(config: RewardModelConfig, base: Path, comparisons: Sequence[Path]) -
 def _member(config: RewardModelConfig, number: int, output: Path, given: _Given, accelerator: Accelerator) -> Metrics:
     """Train a member and save it; one that a run before this finished, and that is as it was, is left alone."""
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_by_all, sums
+    from gptlife.stages.runtime.artifact import CHECKPOINTS
+    from gptlife.stages.runtime.files import keep_piece, kept_by_all, sums
 
     folder, mark = loading.member_path(output, number), output / CHECKPOINTS / f"member-{number}.json"
     kept = kept_by_all(accelerator, mark)

@@ -27,7 +27,8 @@ from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.report import findings, findings_online, findings_overoptimisation, findings_reward
 from gptlife.pipelines.report.evaluation import View, views
 from gptlife.pipelines.report.record import Record, Table, begun, of_stage, read
-from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import write_text
+from gptlife.stages.runtime.provenance import versions
 
 _SAMPLED_STEPS = 6
 _FOLD = 12
@@ -45,7 +46,7 @@ def write(planned: list[Planned], output: Path, name: str | None = None) -> Path
     """
     page = _page([read(step) for step in planned], name or output.stem)
     output.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_text(output, page.translate(_UNSEEN).encode("utf-8", "replace").decode("utf-8"))
+    write_text(output, page.translate(_UNSEEN).encode("utf-8", "replace").decode("utf-8"))
     return output
 
 
@@ -76,7 +77,7 @@ def _page(records: Sequence[Record], name: str) -> str:
             name=name,
             date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             summary=findings.summary(of, logs, labels),
-            version=artifact.versions().get("gptlife", ""),
+            version=versions().get("gptlife", ""),
             records=records,
             fold=len(records) > _FOLD,
             of=of,

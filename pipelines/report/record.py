@@ -17,6 +17,7 @@ import yaml
 from gptlife.data.errors import UserError
 from gptlife.pipelines.planner import Planned
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json
 
 Table = dict[str, Any]
 
@@ -88,7 +89,7 @@ def read(step: Planned) -> Record:
 
     def table(name: str) -> Table:
         try:
-            found = artifact.read_json(folder / name) if (folder / name).is_file() else {}
+            found = read_json(folder / name) if (folder / name).is_file() else {}
             return found if isinstance(found, dict) else {}
         except (UserError, OSError, UnicodeDecodeError) as error:
             problems.append(str(error))

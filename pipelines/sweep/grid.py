@@ -27,6 +27,7 @@ from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store
 from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -248,7 +249,7 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
 
 def _metrics_of(combination: Combination) -> dict[str, Any]:
     """Step name -> the numbers of every step that is finished and has some; damaged ones are said, and left out."""
-    read, found = artifact.read_json, {}
+    read, found = read_json, {}
     for step in combination.plan:
         if (step.path / artifact.METRICS).is_file() and artifact.is_complete(step.path):
             try:

@@ -52,11 +52,12 @@ def ask_all(
     Raises:
         UserError: for prompts that don't fit, or ready answers to other prompts.
     """
-    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_piece
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.artifact import CHECKPOINTS
+    from gptlife.stages.runtime.files import keep_piece, kept_piece
+    from gptlife.stages.runtime.metric_log import MetricLog
 
     found: dict[str, Answerer] = {}
-    with Journal(output, "evaluation", len(paths), track=None) as journal:
+    with MetricLog(output, "evaluation", len(paths), track=None) as journal:
         for number, (name, path) in enumerate(paths.items(), 1):
             place = output / CHECKPOINTS / f"{name}.json"
             asked = kept_piece(place)
@@ -84,7 +85,8 @@ def _ask(
 ) -> dict[str, Answerer]:
     from gptlife.stages.evals.few_shot import capabilities
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.artifact import METRICS, read_json
+    from gptlife.stages.runtime.artifact import METRICS
+    from gptlife.stages.runtime.files import read_json
 
     if (path / READY).is_file() and not (path / "config.json").is_file():
         return {name: Answerer({MAIN: _ready(path, sets[MAIN])}, algorithm="best of n")}

@@ -15,7 +15,8 @@ from gptlife.reward.judges.judge import Judge, Prompt, load_judge, village_verdi
 from gptlife.reward.statistics.winrate import bootstrap_mean, preferences_of
 from gptlife.stages.evals.candidates import MAIN, Answerer
 from gptlife.stages.runtime import artifact
-from gptlife.stages.runtime.stage import address_of
+from gptlife.stages.runtime.artifact import address_of
+from gptlife.stages.runtime.files import read_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -124,7 +125,7 @@ def _name_of_reward(reward: Path, paths: dict[str, Path]) -> str:
         name
         for name, path in paths.items()
         if artifact.is_complete(path)
-        and artifact.read_json(path / artifact.MANIFEST).get("inputs", {}).get("reward") == address_of(reward)
+        and read_json(path / artifact.MANIFEST).get("inputs", {}).get("reward") == address_of(reward)
     ]
     if trained:
         return f"the reward model that {' and '.join(trained)} learnt from"

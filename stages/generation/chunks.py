@@ -22,7 +22,8 @@ def in_chunks(
     accelerator: Accelerator, output: Path, name: str, n_prompts: int, chunk: int, make: Callable[[int], list[Row]]
 ) -> Iterator[list[Row]]:
     """The rows of every chunk of `chunk` prompts in order: as kept under `output`, or from `make(first prompt)`."""
-    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_by_all
+    from gptlife.stages.runtime.artifact import CHECKPOINTS
+    from gptlife.stages.runtime.files import keep_piece, kept_by_all
 
     for number, start in enumerate(range(0, n_prompts, chunk)):
         path = output / CHECKPOINTS / f"{name}-{number:06d}-of-{chunk}.json"

@@ -7,7 +7,6 @@ the row for it, and both are saved with the model.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from transformers import logging as transformers_logging
 
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import PAD
@@ -34,9 +32,6 @@ MEMBERS = "members"
 """Where a reward model's further members lie: `members/1`, `members/2`, ...; the first one is the output itself."""
 DEFAULT_ROW = 128
 """Tokens of a row of text where a config leaves it open and the model's context allows."""
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
 
 def load_tokenizer(path: Path) -> Any:

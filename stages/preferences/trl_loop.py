@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from gptlife.data.errors import UserError
 from gptlife.stages.preferences.trl_trainer import PairTrainer, quiet
 from gptlife.stages.runtime import signals
-from gptlife.stages.runtime.artifact import sync_directory
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.files import sync_directory
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.loop import seed_step
 
@@ -60,7 +60,7 @@ class Reporter(TrainerCallback):
     def __init__(
         self,
         trainer: PairTrainer,
-        journal: Journal,
+        journal: MetricLog,
         checkpoints: TrainerCheckpoints,
         validate: Callable[[], dict[str, float]],
         validate_every: int,
@@ -133,8 +133,8 @@ def train(
     newest, found = checkpoints.newest()
     state = found or {"step": 0, "seconds": 0.0}
     main = trainer.accelerator.is_main_process
-    journal = Journal(output, "dpo", total, start=int(state["step"]), track=config.track, main=main)
-    with journal, signals.after_the_step():
+    journal = MetricLog(output, "dpo", total, start=int(state["step"]), track=config.track, main=main)
+    with journal, signals.stop_after_step():
         reporter = Reporter(trainer, journal, checkpoints, validate, validate_every, state)
         trainer.add_callback(reporter)
         with quiet():

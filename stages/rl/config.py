@@ -132,7 +132,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
     from gptlife.stages.rl.steps import Steps
     from gptlife.stages.runtime import signals
     from gptlife.stages.runtime.device import peak_gpu_memory_mb
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.loop import seed_step
     from gptlife.stages.training.setup import accelerator_for
 
@@ -146,8 +146,8 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
     players.forget_copies_after(step)
     begun = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
-    journal = Journal(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, signals.after_the_step():
+    journal = MetricLog(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
+    with journal, signals.stop_after_step():
         while step < config.steps and "stopped_at" not in metrics:
             seed_step(config.seed, step, accelerator.process_index)
             metrics, kl_coef = steps.take(step, kl_coef)

@@ -20,7 +20,7 @@ from gptlife.reward.logprobs import selected_logprobs
 from gptlife.stages.modeling import adapters, loading
 from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
 from gptlife.stages.rl.episodes import Picked
-from gptlife.stages.runtime.artifact import sync_directory
+from gptlife.stages.runtime.files import sync_directory
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.setup import adamw
 
