@@ -61,7 +61,7 @@ class Speaker:
         return str(self.tokenizer.decode(output_BT[0, len(ids) :], skip_special_tokens=True)).strip()
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
-        from gptlife.stages.modeling.loading import context_of
+        from gptlife.stages.modeling.lengths import context_of
 
         room = context_of(self.model) - max_tokens
         start = 0

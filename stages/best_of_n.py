@@ -154,12 +154,12 @@ def _score(
     import torch
 
     from gptlife.reward.ensemble import combine
-    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling import lengths, loading
     from gptlife.stages.modeling.scorer import EnsembleScores, score
 
     reader: Any = loading.load_reward(path, config.ensemble).to(accelerator.device).eval()
     members = list(reader.members) if isinstance(reader, EnsembleScores) else [reader]
-    tokens = _encode(rows, loading.load_tokenizer(path), loading.context_of(members[0].model), f"inputs.{name}")
+    tokens = _encode(rows, loading.load_tokenizer(path), lengths.context_of(members[0].model), f"inputs.{name}")
     scores_MS = torch.stack([score(member, tokens) for member in members])
     found = {name: scores_MS[0]}
     if len(members) > 1:

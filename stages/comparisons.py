@@ -86,7 +86,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     else:
         held_out = prompts(config.validation, config.seed)
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_causal(policy).to(accelerator.device).eval()
+    model = loading.load_causal(policy, tokenizer).to(accelerator.device).eval()
     sampled = {}
     n_prompts = len(found) + len(held_out)
     with MetricLog(output, "comparisons", n_prompts, main=accelerator.is_main_process) as metric_log:

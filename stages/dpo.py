@@ -91,7 +91,7 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
     """
     if importlib.util.find_spec("trl") is None:
         raise UserError("dpo: TRL is not installed; pip install gptlife[dpo]")
-    from gptlife.stages.modeling import adapters, loading
+    from gptlife.stages.modeling import adapters, lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.preferences import trl_loop, trl_trainer
     from gptlife.stages.runtime.device import peak_gpu_memory_mb
@@ -103,7 +103,7 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
     settings = trl_trainer.settings_of(config, output)
     resume_as_begun(output, config.model_dump())
     tokenizer, model = loading.load_tokenizer(policy), loading.load_causal(policy)
-    limit = loading.limit_of(config.max_length, model, "dpo.max_length")
+    limit = lengths.limit_of(config.max_length, model, "dpo.max_length")
     found, held_aside = train_and_held_out(config, [comparisons] if comparisons else [], "dpo")
     train, held_out = _encode(found, tokenizer, limit, "data"), _encode(held_aside, tokenizer, limit, "validation")
     rows = [row for ranking in train for row in pair_rows(ranking, config.pairs)]

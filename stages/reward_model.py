@@ -128,10 +128,10 @@ def run(
 
 
 def _given(config: RewardModelConfig, base: Path, comparisons: Sequence[Path]) -> _Given:
-    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling import lengths, loading
 
     tokenizer = loading.load_tokenizer(base)
-    limit = loading.limit_of(config.max_length, loading.load_config(base), "reward_model.max_length")
+    limit = lengths.limit_of(config.max_length, loading.load_config(base), "reward_model.max_length")
     parts = {name: encode(rows, tokenizer, limit, name) for name, rows in load(config, comparisons).items()}
     shown = demonstrations(config.demonstrations, tokenizer, limit)
     return _Given(base, tokenizer, parts.pop("data"), parts, shown)

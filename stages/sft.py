@@ -85,7 +85,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     from gptlife.data.formats import conversations
     from gptlife.data.packing import pack_examples
     from gptlife.data.splits import split
-    from gptlife.stages.modeling import adapters, loading
+    from gptlife.stages.modeling import adapters, lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.runtime.device import peak_gpu_memory_mb
     from gptlife.stages.training import lm
@@ -94,8 +94,8 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
 
     accelerator = accelerator_for(config, output)
     tokenizer = loading.load_tokenizer(base)
-    model = loading.load_causal(base, resid_pdrop=config.residual_dropout)
-    limit = loading.limit_of(config.max_length, model, "sft.max_length")
+    model = loading.load_causal(base, tokenizer, {"resid_pdrop": config.residual_dropout})
+    limit = lengths.limit_of(config.max_length, model, "sft.max_length")
     rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
     if isinstance(config.validation, float):
         rows, held_out = split(rows, config.validation, "sft.validation")
@@ -149,12 +149,12 @@ def _text_rows(
     config: SFTConfig, model: Any, tokenizer: Any, n_conversations: int, output: Path, accelerator: Accelerator
 ) -> PackedRows:
     """Rows of text beside so many conversations: `pretraining_share` of all, or what the text gives."""
-    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling import lengths
     from gptlife.stages.training.lm import PackedRows
     from gptlife.stages.training.token_stream import token_stream
 
     assert config.pretraining is not None
-    length = loading.row_length(config.pretraining_length, model, "sft.pretraining_length")
+    length = lengths.row_length(config.pretraining_length, model, "sft.pretraining_length")
     stream, _ = token_stream(config.pretraining, "sft.pretraining", tokenizer, output, accelerator, config.seed)
     share = config.pretraining_share
     wanted = round(n_conversations * share / (1 - share)) * length + 1

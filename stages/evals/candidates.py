@@ -158,7 +158,7 @@ def _continue(config: EvaluationConfig, model: Any, tokenizer: Any, texts: list[
     from gptlife.data.tokens import encode_texts
     from gptlife.stages.generation.answering import text_of
     from gptlife.stages.generation.sampler import sample
-    from gptlife.stages.modeling.loading import context_of
+    from gptlife.stages.modeling.lengths import context_of
 
     encoded = encode_texts(tokenizer, texts)
     room = context_of(model) - config.max_new_tokens

@@ -30,7 +30,7 @@ def capabilities(
 
     from gptlife.data.formats import choices
     from gptlife.stages.modeling.forward import SelectedLogits
-    from gptlife.stages.modeling.loading import row_length
+    from gptlife.stages.modeling.lengths import row_length
     from gptlife.stages.training.lm import PackedRows, evaluate_lm
     from gptlife.stages.training.token_stream import token_stream
 

@@ -8,7 +8,7 @@ from typing import Any
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_prompt
 from gptlife.stages.generation.sampler import Answer, sample
-from gptlife.stages.modeling.loading import context_of
+from gptlife.stages.modeling.lengths import context_of
 
 
 def encode_prompts(

@@ -22,7 +22,7 @@ from gptlife.reward.judges.judge import Prompt, checked, load_function, load_jud
 from gptlife.reward.objective import PolicyTerms, ValueTerms
 from gptlife.stages.generation.answering import encode_prompts, text_of
 from gptlife.stages.generation.sampler import Answer, sample
-from gptlife.stages.modeling.loading import row_length
+from gptlife.stages.modeling.lengths import row_length
 from gptlife.stages.rl.config import OnlineConfig
 from gptlife.stages.rl.episodes import Experience, Picked, Rollouts, pick, read, share_answers
 from gptlife.stages.rl.metrics import episode_metrics, standard_error, text_metrics, update_metrics
