@@ -18,16 +18,17 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Was
+from gptlife.data.config import Execution
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.judge import Judge, JudgeConfig
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,7 +39,7 @@ Row = dict[str, Any]
 GOLD = "gold"
 
 
-class BestOfNConfig(StageConfig):
+class BestOfNConfig(SamplingConfig):
     """Sample N answers a prompt and choose among them by reward models."""
 
     prompts: Data
@@ -53,12 +54,6 @@ class BestOfNConfig(StageConfig):
     """Who gives the gold score; `reward_model: true`: the input `gold`, which then chooses nothing. None: nobody."""
     ensemble: EnsembleConfig | None = None
     """How an ensemble's scores become one; None: the default rule."""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 32
     """Prompts between savings."""
 

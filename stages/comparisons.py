@@ -15,16 +15,17 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Share, Was
+from gptlife.data.config import Execution, Share
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
 from gptlife.reward.judges.judge import JudgeConfig, Labeler, PanelConfig
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class ComparisonsConfig(StageConfig):
+class ComparisonsConfig(SamplingConfig):
     """Sample answers and have them ranked."""
 
     prompts: Data
@@ -51,12 +52,6 @@ class ComparisonsConfig(StageConfig):
     """Fewest answers a prompt. [InstructGPT 3.5]"""
     answers_max: PositiveInt = 9
     """Most answers a prompt. [InstructGPT 3.5]"""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling. [InstructGPT C.4]"""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 256
     """Prompts between savings."""
 

@@ -31,7 +31,7 @@ from gptlife.data.sources import Data
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.preferences.rankings import train_and_held_out
 from gptlife.stages.runtime.stage import Metrics, Stage
-from gptlife.stages.training.config import TrainingConfig
+from gptlife.stages.training.config import FinetuningConfig
 
 if TYPE_CHECKING:
     from gptlife.stages.modeling.forward import SelectedLogits
@@ -41,7 +41,7 @@ _SHOWN = 400
 """Training rankings on which `train_accuracy` is measured."""
 
 
-class DPOConfig(TrainingConfig):
+class DPOConfig(FinetuningConfig):
     """Train a policy on rankings by direct preference optimisation."""
 
     data: Data | None = None
@@ -63,12 +63,6 @@ class DPOConfig(TrainingConfig):
     """Global batch in pairs. [DPO App. B]"""
     warmup_steps: NonNegativeInt = 150
     """Steps to the peak, at most half of all. [DPO App. B]"""
-    weight_decay: NonNegativeFloat = 0.0
-    """[not given in DPO]"""
-    max_length: PositiveInt | None = None
-    """Prompt and answer of more tokens are left out of their ranking; None: the model's context."""
-    validate_every: NonNegativeInt = 0
-    """Steps between validations; 0: four times an epoch."""
     lora: LoRA | None = None
     """Train low-rank adapters instead of all weights, against the model without them; merged on save."""
 

@@ -16,22 +16,22 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from gptlife.data.config import Execution, Was
+from gptlife.data.config import Execution
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.judge import JudgeConfig, village_kinds
 from gptlife.stages.evals.candidates import MAIN, is_base
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 ANSWERERS = ("base", "sft", "ppo", "rloo", "dpo", "best_of_n")
 
 
-class EvaluationConfig(StageConfig):
+class EvaluationConfig(SamplingConfig):
     """Compare checkpoints."""
 
     prompts: Data
@@ -58,16 +58,12 @@ class EvaluationConfig(StageConfig):
     """Tokens a row of it; None: 128, or the model's context where that is less."""
     choices: Data | None = None
     """Multiple-choice rows (query, choices, gold, task), for every checkpoint's few-shot accuracy and loss."""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
     temperature: NonNegativeFloat = 1.0
     """Of sampling; 0: the most likely token."""
     baseline: str = "sft"
     """Every other answerer is also compared with this one."""
     n_samples: NonNegativeInt = 12
     """Prompts shown side by side in the report."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together."""
     micro_batch_tokens: Execution[PositiveInt] = 8192
     """Padded tokens in one forward pass."""
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from gptlife.data.config import Execution, Share
 from gptlife.data.sources import Data
@@ -31,14 +31,14 @@ from gptlife.reward.judges.judge import JudgeConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.preferences.rankings import Rankings, Row, demonstrations, encode, load, sharing_is_exact
 from gptlife.stages.runtime.stage import Metrics, Stage
-from gptlife.stages.training.config import TrainingConfig
+from gptlife.stages.training.config import FinetuningConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
 
-class RewardModelConfig(TrainingConfig):
+class RewardModelConfig(FinetuningConfig):
     """Train a reward model on rankings."""
 
     data: Data | None = None
@@ -65,14 +65,6 @@ class RewardModelConfig(TrainingConfig):
     """Passes over the rankings; more overfit. [InstructGPT C.2]"""
     batch_size: PositiveInt = 64
     """Global batch in prompts. [InstructGPT C.2]"""
-    warmup_steps: NonNegativeInt = 0
-    """[not given in InstructGPT]"""
-    weight_decay: NonNegativeFloat = 0.0
-    """[not given in InstructGPT]"""
-    max_length: PositiveInt | None = None
-    """Prompt and answer of more tokens are left out of their ranking; None: the model's context."""
-    validate_every: NonNegativeInt = 0
-    """Steps between validations; 0: four times an epoch."""
     share_prompts: Execution[bool] = True
     """Read a prompt once for all its answers, where the model can: a half to a third of the tokens, the same scores."""
     lora: LoRA | None = None
