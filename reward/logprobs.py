@@ -34,54 +34,42 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def token_logprobs(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float) -> Tensor:
-    """logprobs_BT: log softmax(logits / temperature) at the given tokens, in nats, float32.
-
-    `logits_BTV[b, t]` predicts `tokens_BT[b, t]`: the caller has shifted them by one.
-
-    Raises:
-        ValueError: when the temperature is not positive.
-    """
-    return _by_sequence(_logprobs_of_sequence, temperature, logits_BTV, tokens_BT)
-
-
 def selected_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
-    """log p of each target under its logits at `temperature`, (N,)."""
-    return token_logprobs(logits_NV.unsqueeze(0), targets_N.unsqueeze(0), temperature).squeeze(0)
-
-
-def entropy(logits_BTV: Tensor, temperature: float) -> Tensor:
-    """entropy_BT: entropy of softmax(logits / temperature), in nats, float32; 0 .. log V.
+    """logprobs_N: log softmax(logits / temperature) at the targets, in nats, float32.
 
     Raises:
         ValueError: when the temperature is not positive.
     """
-    return _by_sequence(_entropy_of_sequence, temperature, logits_BTV)
+    return _recomputed(_logprobs, temperature, logits_NV, targets_N)
 
 
-def _by_sequence(function: Callable[..., Tensor], temperature: float, *batches: Tensor) -> Tensor:
+def entropy(logits_NV: Tensor, temperature: float) -> Tensor:
+    """entropy_N: entropy of softmax(logits / temperature), in nats, float32; 0 .. log V.
+
+    Raises:
+        ValueError: when the temperature is not positive.
+    """
+    return _recomputed(_entropy, temperature, logits_NV)
+
+
+def _recomputed(function: Callable[..., Tensor], temperature: float, *tensors: Tensor) -> Tensor:
+    """`function`, taken again in the backward pass: only the logits and their gradient stay in memory."""
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, found {temperature}")
-    # unbind, not indexing: its gradient is one stack, where indexing's is a full (B, T, V) per sequence.
-    sequences = zip(*(batch.unbind(0) for batch in batches), strict=True)
-    return torch.stack(
-        [
-            checkpoint(function, temperature, *sequence, use_reentrant=False, preserve_rng_state=False)
-            for sequence in sequences
-        ]
-    )
+    result: Tensor = checkpoint(function, temperature, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
-def _logprobs_of_sequence(temperature: float, logits_TV: Tensor, tokens_T: Tensor) -> Tensor:
-    logprobs_TV = (at_least_float32(logits_TV) / temperature).log_softmax(-1)
-    return logprobs_TV.gather(-1, tokens_T.unsqueeze(-1)).squeeze(-1)
+def _logprobs(temperature: float, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    logprobs_NV = (at_least_float32(logits_NV) / temperature).log_softmax(-1)
+    return logprobs_NV.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
 
 
-def _entropy_of_sequence(temperature: float, logits_TV: Tensor) -> Tensor:
-    logprobs_TV = (at_least_float32(logits_TV) / temperature).log_softmax(-1)
+def _entropy(temperature: float, logits_NV: Tensor) -> Tensor:
+    logprobs_NV = (at_least_float32(logits_NV) / temperature).log_softmax(-1)
     # A token of probability 0 has log-probability -inf and must count as 0 log 0 = 0, not as NaN.
-    finite_TV = logprobs_TV.clamp(min=torch.finfo(logprobs_TV.dtype).min)
-    return -(logprobs_TV.exp() * finite_TV).sum(-1)
+    finite_NV = logprobs_NV.clamp(min=torch.finfo(logprobs_NV.dtype).min)
+    return -(logprobs_NV.exp() * finite_NV).sum(-1)
 
 
 def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:

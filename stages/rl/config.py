@@ -1,37 +1,18 @@
-"""What `ppo` and `rloo` share: config and loop. Each step learns from answers that the policy gave just now.
-
-    sample    answers to a batch of prompts, temperature 1
-    score     reward model at the last token (an ensemble's members as one); -penalty where the answer never ended
-    shape     the algorithm's: rewards and advantages
-    update    the algorithm's losses on minibatches, and ptx_coef times the language-model loss on pretraining text, the
-              two gradients accumulated into one step
-
-The reference is the policy as it came. Learning rates warm up from a tenth and stay. With `reward_function` a Python
-function takes the reward model's place.
-
-Left out: entropy bonus, per-token rewards other than KL, asynchronous sampling.
-"""
+"""The fields that every stage has which learns from its own policy's answers. Imports no torch."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import BelowOne, Config, HashFile, Was
-from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.judge import JudgeConfig, identity_of_function
 from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.modeling.adapters import LoRA
-from gptlife.stages.runtime.stage import Metrics
 from gptlife.stages.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    from gptlife.stages.rl.steps import Algorithm
 
 
 class AdaptiveKL(Config):
@@ -113,77 +94,3 @@ class OnlineConfig(TrainingConfig, SamplingConfig):
         if self.reward_function is not None:
             own["reward_function"] = identity_of_function(self.reward_function, hash_file)
         return own
-
-
-def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None) -> Metrics:
-    """Fine-tune and save; metrics: those of the last step, and the cost.
-
-    A run that `target_kl` ends is complete: `stopped_at` is the step that was measured and not learnt from, so its
-    metrics are those of the saved weights.
-
-    Raises:
-        UserError: when the config contradicts itself, a model can't be used, or a number is not finite.
-    """
-    from gptlife.data.formats import prompts
-    from gptlife.stages.rl.networks import Players
-    from gptlife.stages.rl.steps import Steps
-    from gptlife.stages.runtime import signals
-    from gptlife.stages.runtime.device import peak_gpu_memory_mb
-    from gptlife.stages.runtime.metric_log import MetricLog
-    from gptlife.stages.training.loop import seed_step
-    from gptlife.stages.training.setup import accelerator_for
-
-    config, name = algorithm.config, algorithm.name
-    _check(algorithm, reward)
-    accelerator = accelerator_for(config, output)
-    players = Players(algorithm, accelerator, output, policy, reward)
-    steps = Steps(algorithm, accelerator, players, prompts(config.prompts, config.seed), output)
-    state = players.checkpoints.restore() or {"step": 0, "kl_coef": config.kl_coef, "tokens": 0, "seconds": 0.0}
-    step, kl_coef, tokens = int(state["step"]), float(state["kl_coef"]), int(state["tokens"])
-    players.forget_copies_after(step)
-    begun = time.monotonic() - float(state["seconds"])
-    metrics: dict[str, Any] = {}
-    journal = MetricLog(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, signals.stop_after_step():
-        while step < config.steps and "stopped_at" not in metrics:
-            seed_step(config.seed, step, accelerator.process_index)
-            metrics, kl_coef = steps.take(step, kl_coef)
-            step += 1
-            tokens += int(metrics["step_tokens"])
-            journal.log(step, metrics, _status(metrics))
-            if "stopped_at" in metrics:
-                journal.say(f"stopped at step {step}: KL {metrics['kl']:.2f} is above target_kl {config.target_kl}")
-            elif step < config.steps:
-                if config.keep_every and step % config.keep_every == 0:
-                    players.keep_copy(step)
-                seconds = time.monotonic() - begun
-                players.checkpoints.keep_up(step, {"kl_coef": kl_coef, "tokens": tokens, "seconds": seconds})
-    players.save()
-    seconds = time.monotonic() - begun
-    return {
-        **{name: value for name, value in metrics.items() if name != "samples"},
-        "algorithm": f"{algorithm.title}-ptx" if steps.has_ptx else algorithm.title,
-        "steps": step,
-        "episodes": step * config.batch_size,
-        "tokens": tokens,
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        **players.checkpoints.cost(),
-        "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
-    }
-
-
-def _check(algorithm: Algorithm, reward: Path | None) -> None:
-    config, name = algorithm.config, algorithm.name
-    if (reward is None) == (config.reward_function is None):
-        raise UserError(
-            f"{name}.reward_function: give either this or the input `reward` (a reward model), not both or none"
-        )
-
-
-def _status(metrics: dict[str, Any]) -> str:
-    gold = f" gold {metrics['gold']:.3f}" if "gold" in metrics else ""
-    return (
-        f"score {metrics['score']:.3f}{gold} kl {metrics['kl']:.2f} length {metrics['length']:.1f} "
-        f"{metrics['tokens_per_second']:,.0f} tokens/s{' stopped' if 'stopped_at' in metrics else ''}"
-    )

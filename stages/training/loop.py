@@ -81,7 +81,7 @@ def add_sums(totals: Sums, sums: Sums) -> None:
 
 def gather_sums(accelerator: Accelerator, totals: Sums) -> dict[str, float]:
     """Totals over all processes as plain numbers (one transfer)."""
-    names = sorted(totals)
+    names = list(totals)
     stacked = torch.stack([totals[name] for name in names])
     return dict(zip(names, accelerator.reduce(stacked, reduction="sum").tolist(), strict=True))
 

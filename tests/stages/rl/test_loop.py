@@ -1,4 +1,4 @@
-"""What `ppo` and `rloo` share: stopping on KL, ensembles of reward models, copies along the way, the log's columns."""
+"""The loop that `ppo` and `rloo` share: stopping on KL, ensembles of reward models, copies along the way."""
 
 from __future__ import annotations
 
