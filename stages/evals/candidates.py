@@ -127,7 +127,7 @@ def _sampling(config: EvaluationConfig, key: str) -> dict[str, Any]:
 
 def chat_answers(config: EvaluationConfig, model: Any, tokenizer: Any, key: str, rows: Sequence[Prompt]) -> list[str]:
     """A chat model's answer to each prompt of the set `key`."""
-    from gptlife.stages.generation.answering import answer_rows
+    from gptlife.stages.generation.sampler import answer_rows
 
     place = f"evaluation.{key}" if key == MAIN else f"evaluation.further_prompts.{key}"
     texts = answer_rows(model, tokenizer, rows, place=place, **_sampling(config, key))
@@ -156,8 +156,7 @@ def base_answers(
 def _continue(config: EvaluationConfig, model: Any, tokenizer: Any, texts: list[str], key: str) -> list[str]:
     """The base model's continuation of each text, up to the first stop string."""
     from gptlife.data.tokens import encode_texts
-    from gptlife.stages.generation.answering import text_of
-    from gptlife.stages.generation.sampler import sample
+    from gptlife.stages.generation.sampler import sample, text_of
     from gptlife.stages.modeling.lengths import context_of
 
     encoded = encode_texts(tokenizer, texts)
@@ -168,7 +167,7 @@ def _continue(config: EvaluationConfig, model: Any, tokenizer: Any, texts: list[
             f"max_new_tokens {config.max_new_tokens} leaves of the base model's context; show fewer"
         )
     found = sample(model, encoded, eos=tokenizer.eos_token_id, **_sampling(config, key))
-    return [_before(text_of(tokenizer, answer), config.stop) for answer in found]
+    return [_before(text_of(tokenizer, answer.tokens), config.stop) for answer in found]
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

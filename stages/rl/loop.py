@@ -32,8 +32,7 @@ from gptlife.data.errors import UserError
 from gptlife.data.formats import prompts as load_prompts
 from gptlife.reward import kl
 from gptlife.reward.judges.judge import Prompt, checked, load_function, load_judge
-from gptlife.stages.generation.answering import encode_prompts, text_of
-from gptlife.stages.generation.sampler import Answer, sample
+from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.rl.algorithm import Algorithm, Loss
 from gptlife.stages.rl.episodes import Experience, Readings, Rollouts, minibatch_of, read, share_answers
 from gptlife.stages.rl.metrics import episode_metrics, standard_error, text_metrics, update_metrics
@@ -170,7 +169,7 @@ class Trainer:
         chosen = [index for index in self.order.batch(step) for _ in range(k)]
         rollouts = self._sample(step, chosen)
         sampled = time.monotonic()
-        texts = [text_of(self.networks.tokenizer, Answer(tokens, [], True)) for tokens in rollouts.responses]
+        texts = [text_of(self.networks.tokenizer, tokens) for tokens in rollouts.responses]
         parts = self._parts(step, rollouts)
         readings = self._read(step, rollouts, chosen, texts, parts[: self.minibatches])
         experience = self.algorithm.experience(readings, rollouts, kl_coef)
