@@ -47,7 +47,7 @@ def dangerous(tree: ast.AST) -> Iterator[str]:
             yield called
         if given.get("shell") == "True" or given.get("weights_only") == "False":
             yield f"{called} with {given}"
-        if called.endswith(".from_pretrained") and given.get("trust_remote_code") not in {"False", "foreign.trusted()"}:
+        if called.endswith(".from_pretrained") and given.get("trust_remote_code") not in {"False", "trust.trusted()"}:
             yield f"{called} that asks whether to run code"
         if called.endswith(("from_pretrained", "snapshot_download")) and given.get("trust_remote_code") == "True":
             yield f"{called} that runs code"
