@@ -27,6 +27,7 @@ from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.device import peak_gpu_memory_mb
 from gptlife.stages.runtime.files import sync_directory
 from gptlife.stages.runtime.metric_log import MetricLog
+from gptlife.stages.runtime.notices import quiet_libraries
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.loop import seed_step
 from gptlife.stages.training.setup import epochs
@@ -68,6 +69,7 @@ def train(
         UserError: for lengths that don't fit the model, a batch that the processes can't share, a gradient that is not
             finite.
     """
+    quiet_libraries()
     args = settings_of(kind, config, output, options)
     tokenizer, model = loading.load_tokenizer(policy), loading.load_causal(policy)
     rows, measured = encode(tokenizer, lengths.limit_of(config.max_length, model, f"{kind.stage}.max_length"))
