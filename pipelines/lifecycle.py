@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gptlife.stages import best_of_n, comparisons, dpo, evaluation, ppo, pretrain, reward_model, rloo, sft, tokenizer
+from gptlife.stages import (
+    best_of_n,
+    comparisons,
+    dpo,
+    evaluation,
+    kto,
+    ppo,
+    pretrain,
+    reward_model,
+    rloo,
+    sft,
+    tokenizer,
+)
 from gptlife.stages.runtime.stage import Stage
 
 
@@ -49,6 +61,7 @@ MAKING = (
     # PPO's rivals on the same reward model or the same rankings
     step(rloo.STAGE, policy="sft", reward="reward_model"),
     step(dpo.STAGE, policy="sft", comparisons="comparisons"),
+    step(kto.STAGE, policy="sft", comparisons="comparisons"),
     step(best_of_n.STAGE, policy="sft", reward="reward_model"),
 )
 """What makes models and answers, in the order of a life."""

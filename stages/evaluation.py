@@ -22,11 +22,11 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
 
-from gptlife.data.config import Added, Execution, Was
+from gptlife.data.config import Added, Execution
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
@@ -36,7 +36,8 @@ from gptlife.stages.evals.tasks import decode_tasks
 from gptlife.stages.evals.tasks.lm_loss import LMLoss
 from gptlife.stages.evals.tasks.multiple_choice import MultipleChoice
 from gptlife.stages.evals.tasks.task import Task
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from gptlife.stages.evals.prompt_sets import PromptSet
 
 
-class EvaluationConfig(StageConfig):
+class EvaluationConfig(SamplingConfig):
     """Compare checkpoints."""
 
     prompts: Data
@@ -80,16 +81,12 @@ class EvaluationConfig(StageConfig):
     """Multiple-choice rows (query, choices, gold, task), for every checkpoint's few-shot accuracy and loss."""
     tasks: Added[dict[str, SerializeAsAny[Task]]] = {}
     """Further tasks by name, each with its fields (stages/evals/tasks/)."""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
     temperature: NonNegativeFloat = 1.0
     """Of sampling; 0: the most likely token."""
     baseline: str = "sft"
     """Every other candidate is also compared with this one."""
     n_samples: NonNegativeInt = 12
     """Prompts shown side by side in the report."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together."""
     micro_batch_tokens: Execution[PositiveInt] = 8192
     """Padded tokens in one forward pass."""
 

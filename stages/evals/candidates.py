@@ -21,9 +21,10 @@ from gptlife.data.tokens import Messages, encode_texts, tokenizer_hash
 from gptlife.stages.evals.prompt_sets import PromptSet
 from gptlife.stages.generation.answering import encode_prompts, text_of
 from gptlife.stages.generation.sampler import sample
-from gptlife.stages.modeling import loading
+from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.forward import SelectedLogits
-from gptlife.stages.runtime.artifact import CHECKPOINTS, MANIFEST, is_complete, read_json
+from gptlife.stages.runtime.artifact import CHECKPOINTS, MANIFEST, is_complete
+from gptlife.stages.runtime.files import read_json
 
 PROMPTED = "_prompted"
 """Ends the name of a base model behind worked examples."""
@@ -129,7 +130,7 @@ class Candidate:
         if self.asked is None:
             return encode_prompts(self.tokenizer, prompts.rows, self.model, longest, prompts.field)
         encoded = encode_texts(self.tokenizer, [self.asked.text(row["messages"]) for row in prompts.rows])
-        room = loading.context_of(self.model) - longest
+        room = lengths.context_of(self.model) - longest
         if max(len(tokens) for tokens in encoded) > room:
             what, act = f"{prompts.field}: a prompt has over", "shorten it or lower max_new_tokens"
             if self.asked.n_examples:

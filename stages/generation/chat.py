@@ -61,7 +61,7 @@ class Speaker:
         return text_of(self.tokenizer, answer)
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
-        from gptlife.stages.modeling.loading import context_of
+        from gptlife.stages.modeling.lengths import context_of
 
         room = context_of(self.model) - max_tokens
         start = 0
@@ -96,7 +96,9 @@ def load(path: Path) -> Speaker:
 
     from gptlife.stages.modeling.loading import load_tokenizer, read_weights
     from gptlife.stages.runtime.device import best_device
+    from gptlife.stages.runtime.notices import quiet_libraries
 
+    quiet_libraries()
     model = read_weights(AutoModelForCausalLM, path, dtype="auto")
     return Speaker(path.name, model.to(best_device(None)).eval(), load_tokenizer(path))
 

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import BelowOne, Config, Execution, HashFile, Was
+from gptlife.data.config import BelowOne, Config, HashFile, Was
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.judge import JudgeConfig, identity_of_function
+from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.training.config import TrainingConfig
 
@@ -23,7 +24,7 @@ class AdaptiveKL(Config):
     """Episodes over which a full error changes the coefficient by its own size. [lm-human-preferences]"""
 
 
-class OnlineConfig(TrainingConfig):
+class OnlineConfig(TrainingConfig, SamplingConfig):
     """What every stage has that learns from its own policy's answers."""
 
     prompts: Data
@@ -68,8 +69,6 @@ class OnlineConfig(TrainingConfig):
     """Taken off the score of an answer that never ended."""
     temperature: PositiveFloat = 1.0
     """Of sampling, and of every log-probability. [InstructGPT C.4]"""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
     ema: BelowOne | None = 0.992
     """Decay a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
     lora: LoRA | None = None
@@ -80,8 +79,6 @@ class OnlineConfig(TrainingConfig):
     """Steps between copies of the policy, kept as models under `steps/<step>/`; 0: none. The last one is the output."""
     sample_every: PositiveInt = 10
     """Steps between samples in the log."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
 
     @model_validator(mode="after")
     def _batches(self) -> OnlineConfig:

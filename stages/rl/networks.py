@@ -20,7 +20,7 @@ from gptlife.data.tokens import tokenizer_hash
 from gptlife.stages.modeling import adapters, loading
 from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
 from gptlife.stages.rl.config import OnlineConfig
-from gptlife.stages.runtime.artifact import sync_directory
+from gptlife.stages.runtime.files import sync_directory
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.setup import adamw
 

@@ -35,20 +35,20 @@ def cut_short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     The interrupt falls between the log line of `step` and its checkpoint, so the step has to be taken again.
     """
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.checkpoints import Checkpoints
 
     def cut(step: int, call: Callable[[], Any]) -> None:
-        log = Journal.log
+        log = MetricLog.log
 
-        def interrupted(self: Journal, number: int, *rest: Any) -> None:
+        def interrupted(self: MetricLog, number: int, *rest: Any) -> None:
             log(self, number, *rest)
             if number == step:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "due", lambda self: True)
-            patch.setattr(Journal, "log", interrupted)
+            patch.setattr(MetricLog, "log", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 call()
 

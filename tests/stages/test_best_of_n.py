@@ -133,7 +133,7 @@ def test_the_report_reads_its_fits_and_predicted_peak(done: tuple[Path, dict[str
     """The report was first drawn from made-up metrics, of another shape."""
     from types import SimpleNamespace
 
-    from gptlife.pipelines.report.findings_overoptimisation import curves
+    from gptlife.pipelines.report.sections.overoptimisation import curves
 
     metrics = done[1]
     record: Any = SimpleNamespace(metrics=metrics, name="best_of_n", upstream=lambda name: name)

@@ -28,8 +28,8 @@ from gptlife.data.tokens import encode_answer, encode_prompt
 from gptlife.stages import dpo
 from gptlife.stages.modeling import loading
 from gptlife.stages.preferences import trl_trainer
-from gptlife.stages.runtime import artifact
-from gptlife.stages.runtime.stage import COST
+from gptlife.stages.runtime.execution import COST
+from gptlife.stages.runtime.files import read_piece
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.setup import epochs
 
@@ -328,7 +328,7 @@ def test_a_checkpoint_without_its_optimizer_ends_elsewhere(
     """The twin: what the list of files guards against."""
 
     def believed(self: Checkpoints, path: Path) -> dict[str, Any]:
-        state = artifact.read_piece(path / "state")
+        state = read_piece(path / "state")
         return {name: value for name, value in state.items() if name not in ("files", "log", "owner")}
 
     inputs = {"policy": tiny.sft, "comparisons": tiny.comparisons}
