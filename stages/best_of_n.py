@@ -26,7 +26,8 @@ from gptlife.data.config import Execution, Was
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import Judge, JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.verdicts import Judge, scores_of
 from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _judged(judge: Judge, rows: Sequence[Row]) -> Floats:
     import numpy as np
 
     asked = [row for row in rows for _ in row["answers"]]
-    return np.array(judge(asked, [text for row in rows for text in row["answers"]])).reshape(len(rows), -1)
+    return np.array(scores_of(judge(asked, [text for row in rows for text in row["answers"]]))).reshape(len(rows), -1)
 
 
 def _write(

@@ -24,7 +24,7 @@ from gptlife.data.config import Execution, Was
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import JudgeConfig, village_kinds
+from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages.evals.candidates import MAIN, is_base
 from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
@@ -137,8 +137,7 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
     scores = {name: judged.scores(name, MAIN) for name in answerers}
     if config.judge.village:
         metrics["use_cases"] = tables.by_use_case(rows, {name: own for name, own in scores.items() if own})
-        kinds = village_kinds(rows)
-        metrics["honesty"] = {name: tables.honesty(kinds, judged.verdicts(name, MAIN) or []) for name in answerers}
+        metrics["honesty"] = {name: tables.honesty(judged.verdicts(name, MAIN) or []) for name in answerers}
     with (output / "answers.jsonl").open("w", encoding="utf-8") as file:
         for i, row in enumerate(rows):
             given = {

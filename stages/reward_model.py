@@ -27,7 +27,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from gptlife.data.config import Execution, Share
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.preferences.rankings import Rankings, Row, demonstrations, encode, load, sharing_is_exact
 from gptlife.stages.runtime.stage import Metrics, Stage

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.errors import UserError
-from gptlife.reward.judges.judge import Prompt
+from gptlife.reward.judges.verdicts import Prompt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

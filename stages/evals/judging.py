@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlife.reward.judges.judge import Judge, Prompt, load_judge, village_verdicts
+from gptlife.reward.judges.judge import describe, load_judge
+from gptlife.reward.judges.verdicts import Judge, Prompt, Verdict, scores_of
 from gptlife.reward.statistics.winrate import bootstrap_mean, preferences_of
 from gptlife.stages.evals.candidates import MAIN, Answerer
 from gptlife.stages.runtime import artifact
@@ -38,49 +39,41 @@ class Judging:
         output: Path,
     ) -> None:
         self._sets, self._answerers, self._village = sets, answerers, config.judge.village
-        self._known: dict[tuple[str, str], list[dict[str, float]]] = {}
+        self._known: dict[tuple[str, str], list[Verdict]] = {}
         self._reward = _reward_judge(config, accelerator, reward) if reward is not None else None
         self._llm: LLMJudge | None = None
         self._judge: Judge | None = None
-        self.name = str(config.judge.function)
+        self.name = describe(config.judge)
         if config.judge.llm is not None:
             from gptlife.reward.judges.llm import LLMJudge
 
             replies = output / artifact.CHECKPOINTS / "replies.jsonl"
-            self._llm = LLMJudge(config.judge.llm, cache=replies, place="evaluation.judge.llm")
-            self.name = f"the language model {config.judge.llm.model}"
+            self._llm = LLMJudge(config.judge.llm, cache=replies, field="evaluation.judge.llm")
         elif config.judge.reward_model:
             assert reward is not None
             self._judge, self.name = self._reward, _name_of_reward(reward, paths)
-        elif config.judge.village:
-            self.name = "the Village's gold judge"
         else:
             self._judge = load_judge(config.judge, "evaluation.judge")
 
-    def verdicts(self, name: str, key: str) -> list[dict[str, float]] | None:
+    def verdicts(self, name: str, key: str) -> list[Verdict] | None:
         """The gold judge's verdicts on an answerer; None for other judges."""
-        if not self._village:
-            return None
-        if (name, key) not in self._known:
-            self._known[name, key] = village_verdicts(self._sets[key], self._answerers[name].answers[key])
-        return self._known[name, key]
+        return self._given(name, key) if self._village else None
 
     def scores(self, name: str, key: str) -> list[float] | None:
         """The judge's scores; None where it only compares."""
-        if (verdicts := self.verdicts(name, key)) is not None:
-            return [verdict["score"] for verdict in verdicts]
-        if self._judge is None:
-            return None
+        return None if self._judge is None else scores_of(self._given(name, key))
+
+    def _given(self, name: str, key: str) -> list[Verdict]:
+        assert self._judge is not None
         if (name, key) not in self._known:
-            found = self._judge(self._sets[key], self._answerers[name].answers[key])
-            self._known[name, key] = [{"score": score} for score in found]
-        return [verdict["score"] for verdict in self._known[name, key]]
+            self._known[name, key] = self._judge(self._sets[key], self._answerers[name].answers[key])
+        return self._known[name, key]
 
     def by_reward_model(self, name: str) -> dict[str, Any]:
         """The reward model's mean score beside that of another judge: what PPO was asked to raise."""
         if self._reward is None or self._judge is self._reward:
             return {}
-        scores = self._reward(self._sets[MAIN], self._answerers[name].answers[MAIN])
+        scores = scores_of(self._reward(self._sets[MAIN], self._answerers[name].answers[MAIN]))
         return {"reward": bootstrap_mean(scores)._asdict()}
 
     def prefer(self, a: str, b: str) -> list[float]:
@@ -107,13 +100,12 @@ def _reward_judge(config: EvaluationConfig, accelerator: Accelerator, reward: Pa
     tokenizer = loading.load_tokenizer(reward)
     reader = loading.load_reward(reward, config.ensemble).to(accelerator.device).eval()
 
-    def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+    def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
         rows = [
             encode_prompt(tokenizer, prompt["messages"]) + encode_answer(tokenizer, answer, True)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        found: list[float] = score(reader, rows).tolist()
-        return found
+        return [{"score": value} for value in score(reader, rows).tolist()]
 
     return judge
 

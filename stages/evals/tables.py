@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gptlife.reward.judges.judge import Prompt
+from gptlife.reward.judges.verdicts import Prompt, Verdict
 from gptlife.reward.statistics.winrate import bootstrap_mean, length_controlled, win_rate
 from gptlife.stages.evals.candidates import MAIN, Answerer
 
 Table = dict[str, Any]
-Verdict = dict[str, float]
+HONESTY = ("truthful", "truthful_informative", "hallucination")
 Prefer = Callable[[str, str], list[float]]
 """(name of A, name of B) -> preference of A over B for every prompt of the main set."""
 
@@ -32,23 +32,16 @@ def described(
     if scores is not None:
         found = {"score": bootstrap_mean(scores)._asdict(), **found}
     if verdicts is not None:
-        found["verdicts"] = {name: _mean([verdict[name] for verdict in verdicts]) for name in verdicts[0]}
+        found["verdicts"] = {
+            name: _mean([verdict[name] for verdict in verdicts]) for name in verdicts[0] if name not in HONESTY
+        }
     return found
 
 
-def honesty(kinds: Sequence[str | None], verdicts: Sequence[Verdict]) -> Table:
-    """Truthfulness on `factual` prompts, hallucination on `closed` ones; what has no prompt is left out."""
-    factual, closed = (
-        [verdict for kind, verdict in zip(kinds, verdicts, strict=True) if kind == wanted]
-        for wanted in ("factual", "closed")
-    )
-    found = {}
-    if factual:
-        found["truthful"] = _mean([verdict["true"] for verdict in factual])
-        found["truthful_informative"] = _mean([verdict["true"] * (verdict["follows"] == 1) for verdict in factual])
-    if closed:
-        found["hallucination"] = _mean([1 - verdict["true"] for verdict in closed])
-    return found
+def honesty(verdicts: Sequence[Verdict]) -> Table:
+    """Means of truthfulness and hallucination over the answers for which they are defined."""
+    given = {key: [verdict[key] for verdict in verdicts if key in verdict] for key in HONESTY}
+    return {key: _mean(values) for key, values in given.items() if values}
 
 
 def win_rates(answerers: dict[str, Answerer], prefer: Prefer, baseline: str, only_baseline: bool) -> list[Table]:

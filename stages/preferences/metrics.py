@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from gptlife.data.errors import UserError
-from gptlife.reward.judges.judge import Judge, JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.verdicts import Judge, scores_of
 from gptlife.stages.runtime.stage import Metrics
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _gold_metrics(scores_N: Tensor, rows: Sequence[Row], name: str, gold: Judge)
         for row, own in zip(rows, _by_ranking(scores_N, rows), strict=True)
     }
     asked = [(row, text) for row, _ in once.values() for text in row["answers"]]
-    flat = iter(gold([row for row, _ in asked], [text for _, text in asked]))
+    flat = iter(scores_of(gold([row for row, _ in asked], [text for _, text in asked])))
     judged = [(own, [next(flat) for _ in own]) for _, own in once.values()]
     found = [rho for own, truth in judged if (rho := spearman(own, truth)) is not None]
     right = [own[i] - own[j] for own, truth in judged for i, j in pairs([-value for value in truth])]

@@ -81,21 +81,20 @@ def test_verdicts_are_means_with_intervals() -> None:
     assert (found["verdicts"]["rude"]["mean"], found["verdicts"]["true"]["low"]) == (0.5, 1.0)
 
 
-def test_honesty_counts_by_hand() -> None:
-    kinds = ["factual", "factual", "factual", "closed", "closed", None]
+def test_honesty_is_a_mean_over_the_answers_that_have_it() -> None:
     verdicts = [
-        {"true": 1.0, "follows": 1.0},
-        {"true": 1.0, "follows": 0.5},
-        {"true": 0.0, "follows": 1.0},
-        {"true": 0.0, "follows": 1.0},
-        {"true": 1.0, "follows": 0.0},
-        {"true": 0.0, "follows": 0.0},
+        {"score": 1.0, "truthful": 1.0, "truthful_informative": 1.0},
+        {"score": 1.0, "truthful": 1.0, "truthful_informative": 0.0},
+        {"score": 1.0, "truthful": 0.0, "truthful_informative": 0.0},
+        {"score": 1.0, "hallucination": 1.0},
+        {"score": 1.0, "hallucination": 0.0},
+        {"score": 1.0},
     ]
-    found = tables.honesty(kinds, verdicts)
+    found = tables.honesty(verdicts)
     assert found["truthful"]["mean"] == pytest.approx(2 / 3)
     assert found["truthful_informative"]["mean"] == pytest.approx(1 / 3)
     assert found["hallucination"]["mean"] == 0.5
-    assert tables.honesty([None], [{"true": 1.0, "follows": 1.0}]) == {}
+    assert tables.honesty([{"score": 1.0}]) == {}
 
 
 def test_an_llm_is_asked_about_pairs_with_the_baseline_only() -> None:
