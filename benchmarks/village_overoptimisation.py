@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from lives import Life, Lives, spread, table
 
-from gptlife.pipelines.report.findings_overoptimisation import Curve, curves
+from gptlife.pipelines.report.sections.overoptimisation import Curve, curves
 from gptlife.reward.statistics.overoptimisation import Form, fit
 
 CHOSEN_BY = ("reward_300", "reward_1200", "reward_4800", "ensemble_1200")

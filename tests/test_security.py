@@ -157,7 +157,7 @@ def test_what_has_weights_in_pickles_only(names: list[str], expected: bool) -> N
 
 
 def test_servers_listen_on_this_machine_only() -> None:
-    from gptlife.pipelines.cli_talk import label
+    from gptlife.pipelines.cli.talk import label
     from gptlife.pipelines.labeling.server import LabelServer
 
     for function in (label, LabelServer.__init__):

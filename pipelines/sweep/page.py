@@ -1,6 +1,6 @@
 """A sweep's files: sweep.csv, sweep.json, sweep.md, the plot as SVG and PNG, and all of it on one page, sweep.html.
 
-The page has the report's look and is as self-contained. Each file is there whole or not at all.
+The page has the report's style and is as self-contained. Each file is written atomically.
 """
 
 from __future__ import annotations
@@ -11,24 +11,22 @@ import time
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from gptlife.data.yaml_tables import parse_yaml
+from gptlife.pipelines.report.drawing import embedded
+from gptlife.pipelines.report.templates import style
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
+from gptlife.pipelines.sweep.grid import Combination, Sweep
 from gptlife.stages.runtime import artifact
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.sweep.grid import Combination, Sweep
 
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
-    """Write all files into `folder`, which is there; the page's path."""
-    from gptlife.pipelines.report.figures import embedded
-
+    """Write all files into the existing `folder`; returns the page's path."""
     artifact.write_json(folder / "sweep.json", as_json(sweep, table))
     artifact.write_text(folder / "sweep.csv", sweep_table.as_csv(table))
     artifact.write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
@@ -74,7 +72,7 @@ def _combination(combination: Combination, result: sweep_table.Result) -> dict[s
         "overrides": combination.overrides,
         "state": result.state,
         "outputs": {step.name: step.address for step in combination.plan},
-        "metrics": {metric: _fields(found) for metric, found in result.measured.items()},
+        "metrics": {metric: _fields(value) for metric, value in result.measured.items()},
     }
 
 
@@ -83,7 +81,7 @@ def _values(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    """A value as the recipe reads it, where JSON has it too; else as it was written."""
+    """A value as the recipe reads it if JSON can express it, else as it was written."""
     value = parse_yaml(text, text)
     try:
         json.dumps(value, allow_nan=False)
@@ -92,8 +90,8 @@ def _plain(text: str) -> Any:
     return value
 
 
-def _fields(found: sweep_table.Measured | sweep_table.Summary | None) -> dict[str, Any] | None:
-    return None if found is None else {name: value for name, value in vars(found).items() if value is not None}
+def _fields(of: sweep_table.Measured | sweep_table.Summary | None) -> dict[str, Any] | None:
+    return None if of is None else {name: value for name, value in vars(of).items() if value is not None}
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -103,8 +101,6 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
-    report = resources.files("gptlife.pipelines.report").joinpath("report.html").read_text(encoding="utf-8")
-    style = report.partition("<style>")[2].partition("</style>")[0]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     environment.filters["short"] = sweep_table.short
     states = {tuple(result.values.items()): result for result in table.results}
@@ -112,7 +108,7 @@ def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
     return environment.from_string(template).render(
         sweep=sweep,
         table=table,
-        style=Markup(style),
+        style=Markup(style()),
         plot=Markup(plot),
         header=sweep_table.header(table),
         lines=sweep_table.lines(table),

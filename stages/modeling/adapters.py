@@ -24,9 +24,16 @@ class LoRA(Config):
 
 def add_lora(model: Any, lora: LoRA, task: str) -> Any:
     """Wrap `model` with adapters; `task` is `CAUSAL_LM` or `SEQ_CLS` (whose new head is trained whole)."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(
+    return get_peft_model(model, lora_config(model, lora, task))
+
+
+def lora_config(model: Any, lora: LoRA, task: str) -> Any:
+    """peft's config of the adapters, for a trainer that adds them by itself."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -35,7 +42,6 @@ def add_lora(model: Any, lora: LoRA, task: str) -> Any:
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
         fan_in_fan_out=getattr(model.config, "model_type", "") in ("gpt2", "openai-gpt"),
     )
-    return get_peft_model(model, config)
 
 
 def merge_lora(model: Any) -> Any:

@@ -31,7 +31,7 @@ HEAVY = (
     "gptlife.stages.preferences.trl_loop",
     "gptlife.stages.rl.loop",
     "gptlife.stages.evals.tables",
-    "gptlife.stages.evals.few_shot",
+    "gptlife.stages.evals.outputs",
     "gptlife.stages.evals.judging",
 )
 

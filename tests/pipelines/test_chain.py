@@ -86,14 +86,14 @@ def test_an_adopted_step_stands_in_for_a_copied_one(planned, folder):
 
 REFUSED = [
     ("x: {like: sfft}", "x.like: no step 'sfft'; did you mean 'sft'?"),
-    ("x: {like: x}", "x.like: goes round in a circle (x -> x)"),
-    ("x: {like: y}\ny: {like: x}", "y.like: goes round in a circle (x -> y -> x)"),
+    ("x: {like: x}", "x.like: circular (x -> x)"),
+    ("x: {like: y}\ny: {like: x}", "y.like: circular (x -> y -> x)"),
     ("x: {like: sft, inputs: {bse: sft}}", "x.inputs.bse: sft has no such input; did you mean 'base'?"),
     ("x: {like: sft, inputs: {base: pretrian}}",
      "x.inputs.base: no step 'pretrian'; did you mean 'pretrain'?"),
     ("x: {like: sft, inputs: 3}", "x.inputs: expected a table input: step, found 3"),
     ("x: {like: sft, inputs: {base: y}}\ny: {like: sft, inputs: {base: x}}",
-     "x, y read each other's outputs; mend their `inputs`"),
+     "steps read each other's outputs (x -> y -> x); fix their `inputs`"),
     ("x: {learning_rate: 1.0}", "x: no such step or setting; there are: tokenizer, pretrain, sft, "
      "comparisons, reward_model, seed, trust_remote_code, deterministic, vars, launcher"),
 ]  # fmt: skip

@@ -162,7 +162,7 @@ def test_an_adopted_directory_is_read_where_it_is_and_never_removed(gptlife, fol
     assert ran.out.splitlines()[0].endswith(f"(adopted: {folder}/mine)")
     assert made(folder) == ["sft"]
     wrong = gptlife("run", "adopted.yaml", "--fresh", "pretrain")
-    assert wrong.err == (f"gptlife: --fresh pretrain: adopted from {folder}/mine, which is not gptlife's to remove\n")
+    assert wrong.err == (f"gptlife: --fresh pretrain: adopted from {folder}/mine, which gptlife does not remove\n")
     assert (folder / "mine" / "config.json").is_file()
 
 
@@ -221,7 +221,7 @@ def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub
     hub.down = False
     for hub.lost, hub.cut in (("model.safetensors", ""), ("", "model.safetensors")):
         failed = gptlife("run", "hub.yaml")
-        assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive whole"))
+        assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive complete"))
         assert not made(folder)
     hub.cut = ""
     assert gptlife("run", "hub.yaml").code == 0
@@ -231,7 +231,7 @@ def test_a_hub_model_of_pickles_alone_is_not_fetched(gptlife, folder, hub):
     del hub.files["model.safetensors"]
     failed = gptlife("run", "hub.yaml")
     assert failed.code == 2
-    assert "its weights are pickles alone, which can run anything, and none is in safetensors" in failed.err
+    assert "its weights are only pickles, which can run any code; none are in safetensors" in failed.err
     assert hub.asked == []
 
 
@@ -249,7 +249,7 @@ def test_a_launcher_that_is_missing_is_seen_before_anything_runs(gptlife, short)
     wrong = gptlife("run", "short.yaml", "pretrain.launcher=acelerate launch")
     assert (wrong.code, wrong.err) == (
         2,
-        "gptlife: pretrain: launcher 'acelerate' is no program here; mend `launcher`\n",
+        "gptlife: pretrain: launcher 'acelerate' not found on PATH; fix `launcher`\n",
     )
     assert not made(short)
 

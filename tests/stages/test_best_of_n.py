@@ -133,7 +133,7 @@ def test_the_report_reads_its_fits_and_predicted_peak(done: tuple[Path, dict[str
     """The report was first drawn from made-up metrics, of another shape."""
     from types import SimpleNamespace
 
-    from gptlife.pipelines.report.findings_overoptimisation import curves
+    from gptlife.pipelines.report.sections.overoptimisation import curves
 
     metrics = done[1]
     record: Any = SimpleNamespace(metrics=metrics, name="best_of_n", upstream=lambda name: name)
@@ -203,17 +203,39 @@ def test_a_held_out_reward_model_as_judge(
         run(best_of_n.STAGE, fields(tiny, judge={"reward_model": True}), tmp_path / "two", **inputs)
 
 
-def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(tiny: Any) -> None:
-    from gptlife.stages.modeling.loading import load_tokenizer
+def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(
+    tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptlife.stages.evals.reward import RewardModel
+    from gptlife.stages.modeling import loading
 
-    tokenizer = load_tokenizer(tiny.sft)
-    row = {"messages": [{"role": "user", "content": "abc"}], "answers": ["xyzw" * 3, "x"], "finished": [True, True]}
-    prompt = encode_prompt(tokenizer, row["messages"])
-    long, short = best_of_n._encode([row], tokenizer, len(prompt) + 2, "inputs.reward")
-    assert long == (prompt + encode_answer(tokenizer, "xyzw" * 3, True))[: len(prompt) + 2]
-    assert short == [*prompt, *encode_answer(tokenizer, "x", True)]
-    with pytest.raises(UserError, match=r"^best_of_n\.inputs\.reward: prompt 1 has \d+ of its tokens"):
-        best_of_n._encode([row], tokenizer, len(prompt), "inputs.reward")
+    prompts = [json.loads(line)["prompt"] for line in tiny.prompts.read_text(encoding="utf-8").splitlines()]
+    tokenizer = loading.load_tokenizer(tiny.sft)
+    limit = max(len(encode_prompt(tokenizer, [{"role": "user", "content": text}])) for text in prompts) + 2
+    read: list[list[int]] = []
+    member_scores = RewardModel.member_scores
+    monkeypatch.setattr(
+        RewardModel, "member_scores", lambda self, rows: (read.extend(rows), member_scores(self, rows))[1]
+    )
+
+    def of_context(limit: int, output: Path) -> None:
+        monkeypatch.setattr(loading, "context_of", lambda model: limit)  # of the reward model only: nothing is sampled
+        options, inputs = fields(tiny), {"policy": tiny.sft, "reward": tiny.reward_model}
+        monkeypatch.setattr(best_of_n, "_sample_all", lambda *_: rows)
+        run(best_of_n.STAGE, options, output, **inputs)
+
+    rows = [
+        {"messages": [{"role": "user", "content": text}], "answers": ["xyzw" * 3, *"x" * 7], "finished": [True] * N}
+        for text in prompts
+    ]
+    of_context(limit, tmp_path / "one")
+    assert max(map(len, read)) == limit
+    prompt = encode_prompt(tokenizer, rows[0]["messages"])
+    assert read[0] == (prompt + encode_answer(tokenizer, "xyzw" * 3, True))[:limit]
+    assert read[1] == [*prompt, *encode_answer(tokenizer, "x", True)]
+    said = rf"^best_of_n\.inputs\.reward: prompt 1 has {len(prompt)} tokens, the limit is {len(prompt)}; shorten it"
+    with pytest.raises(UserError, match=said):
+        of_context(len(prompt), tmp_path / "two")
 
 
 def test_sizes() -> None:
