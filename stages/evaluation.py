@@ -31,6 +31,7 @@ from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.judge import describe
 from gptlife.stages.evals.prompt_sets import MAIN
 from gptlife.stages.evals.tasks import decode_tasks
 from gptlife.stages.evals.tasks.lm_loss import LMLoss
@@ -244,7 +245,6 @@ def _metrics(
 
 
 def _name_of_judge(judge: JudgeConfig, reward: Path | None, inputs: Mapping[str, Path]) -> str:
-    from gptlife.reward.judges.judge import describe
     from gptlife.stages.evals.judging import name_of_reward
 
     return name_of_reward(reward, inputs) if judge.reward_model and reward is not None else describe(judge)
