@@ -27,7 +27,8 @@ from gptlife.data.config import Execution
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import Judge, JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.verdicts import Judge, scores_of
 from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.runtime.stage import Metrics, Stage
 
@@ -160,7 +161,8 @@ def _judged(judge: Judge, rows: Sequence[Row]) -> Floats:
     import numpy as np
 
     asked = [row for row in rows for _ in row["answers"]]
-    return np.array(judge(asked, [text for row in rows for text in row["answers"]])).reshape(len(rows), -1)
+    verdicts = judge(asked, [text for row in rows for text in row["answers"]])
+    return np.array(scores_of(verdicts)).reshape(len(rows), -1)
 
 
 def _write(

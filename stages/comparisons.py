@@ -23,7 +23,8 @@ from gptlife.data.config import Execution, Share
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import JudgeConfig, Labeler, PanelConfig
+from gptlife.reward.judges.config import JudgeConfig, PanelConfig
+from gptlife.reward.judges.labelers import Labeler
 from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.runtime.stage import Metrics, Stage
 
@@ -154,7 +155,7 @@ def _sample_chunk(
 
 def _rank_all(config: ComparisonsConfig, rows: Sequence[Row], name: str) -> list[Row]:
     """One ranking a prompt by a labeler drawn for it; held-out prompts get one from each group."""
-    from gptlife.reward.judges.judge import load_panel
+    from gptlife.reward.judges.labelers import load_panel
 
     panels = [load_panel(config.labelers)]
     if name == "validation" and config.heldout_labelers is not None:
@@ -196,6 +197,7 @@ def summary(rankings: Sequence[Row]) -> dict[str, float]:
 def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
     """By group: agreement of two labelers, and the gold judge's accuracy on the labelers' pairs (its ties half)."""
     from gptlife.reward.judges.judge import load_judge
+    from gptlife.reward.judges.verdicts import scores_of
 
     judge = load_judge(gold, "comparisons.gold")
     found: dict[str, float] = {}
@@ -204,7 +206,7 @@ def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
         agree: list[float] = []
         right: list[float] = []
         for row in rows:
-            scores = judge([row] * len(row["answers"]), row["answers"])
+            scores = scores_of(judge([row] * len(row["answers"]), row["answers"]))
             for better, worse in pairs(row["ranks"]):
                 right.append(0.5 + 0.5 * ((scores[better] > scores[worse]) - (scores[better] < scores[worse])))
             if "second_ranks" in row:

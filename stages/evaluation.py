@@ -30,7 +30,8 @@ from gptlife.data.config import Added, Execution
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.judge import describe
 from gptlife.stages.evals.prompt_sets import MAIN
 from gptlife.stages.evals.tasks import decode_tasks
 from gptlife.stages.evals.tasks.lm_loss import LMLoss
@@ -157,9 +158,11 @@ def _base_models(config: EvaluationConfig, inputs: Mapping[str, Path]) -> list[s
 
 
 def _check(config: EvaluationConfig, inputs: Mapping[str, Path], bases: list[str], reward: Path | None) -> None:
+    from gptlife.stages.evals.candidates import PROMPTED
+
     if not inputs:
         raise UserError("evaluation.inputs: no candidates; give at least one model or output of best_of_n, by any name")
-    names = [*inputs, *(f"{name}_prompted" for name in bases if config.shots is not None)]
+    names = [*inputs, *(f"{name}{PROMPTED}" for name in bases if config.shots is not None)]
     # A stage.yaml has every field, so a baseline that the user named can't be told from the default.
     chosen = config.baseline != EvaluationConfig.model_fields["baseline"].default
     if config.baseline not in names and (config.judge.llm is not None or chosen):
@@ -201,6 +204,7 @@ def _metrics(
     config: EvaluationConfig, sets: Mapping[str, PromptSet], outputs: Mapping[str, Outputs], judging: Judging
 ) -> Metrics:
     """Every table of the report."""
+    from gptlife.reward.judges.verdicts import scores_of
     from gptlife.stages.evals import tables
 
     def described(name: str, key: str) -> tables.Table:
@@ -231,7 +235,7 @@ def _metrics(
         **judging.usage(),
     }
     verdicts = {name: judging.verdicts(name, MAIN) or [] for name in outputs}
-    scores = {name: [verdict["score"] for verdict in each] for name, each in verdicts.items() if each}
+    scores = {name: scores_of(each) for name, each in verdicts.items() if each}
     further_tables = {
         "use_cases": tables.by_group(rows, scores, config.group_by) if scores else {},
         "honesty": {name: table for name, each in verdicts.items() if (table := tables.honesty(each))},
@@ -243,11 +247,7 @@ def _metrics(
 def _name_of_judge(judge: JudgeConfig, reward: Path | None, inputs: Mapping[str, Path]) -> str:
     from gptlife.stages.evals.judging import name_of_reward
 
-    if judge.reward_model and reward is not None:
-        return name_of_reward(reward, inputs)
-    if judge.llm is not None:
-        return f"the language model {judge.llm.model}"
-    return "the Village's gold judge" if judge.village else str(judge.function)
+    return name_of_reward(reward, inputs) if judge.reward_model and reward is not None else describe(judge)
 
 
 def _write(path: Path, prompts: PromptSet, outputs: Mapping[str, Outputs], judging: Judging) -> None:

@@ -28,7 +28,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from gptlife.data.config import Execution, Share
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.preferences.rankings import (
     Rankings,

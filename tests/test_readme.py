@@ -18,7 +18,8 @@ from gptlife.data.yaml_tables import parse_yaml
 from gptlife.pipelines.cli.app import app
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
-from gptlife.reward.judges.judge import checked, load_function
+from gptlife.reward.judges.functions import checked, load_function
+from gptlife.reward.judges.verdicts import scores_of
 from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,7 +220,7 @@ def test_the_example_reward() -> None:
     score = checked(load_function(name, "ppo.reward_function"), name)
     answers = [" ".join(["word"] * count) for count in (40, 0, 20, 60, 200, 30)]
     prompts = [{"messages": [{"role": "user", "content": "Speak."}]} for _ in answers]
-    assert score(prompts, answers) == [1.0, -1.0, 0.0, 0.0, -1.0, 0.5]
+    assert scores_of(score(prompts, answers)) == [1.0, -1.0, 0.0, 0.0, -1.0, 0.5]
 
 
 def test_the_configuration_page_is_the_configs() -> None:

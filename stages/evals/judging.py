@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlife.reward.judges.judge import Judge, JudgeConfig, load_judge
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.judge import load_judge
+from gptlife.reward.judges.verdicts import Judge, Verdict, scores_of
 from gptlife.reward.statistics.winrate import bootstrap_mean, preferences_of
 from gptlife.stages.evals.outputs import Outputs
 from gptlife.stages.evals.prompt_sets import MAIN, PromptSet
 from gptlife.stages.evals.reward import RewardModel
-from gptlife.stages.evals.tables import Verdict
 from gptlife.stages.runtime import artifact
 from gptlife.stages.runtime.artifact import address_of
 from gptlife.stages.runtime.files import read_json
@@ -39,13 +40,13 @@ class Judging:
         """`replies` is the file in which an LLM's replies are kept."""
         self._sets, self._outputs, self._reward = sets, outputs, reward
         self._verdicts: dict[tuple[str, str], list[Verdict]] = {}
-        self._by_reward, self._by_village = config.reward_model, config.village
+        self._by_reward = config.reward_model
         self._llm: LLMJudge | None = None
         self._judge: Judge | None = None
         if config.llm is not None:
             from gptlife.reward.judges.llm import LLMJudge
 
-            self._llm = LLMJudge(config.llm, cache=replies, place="evaluation.judge.llm")
+            self._llm = LLMJudge(config.llm, cache=replies, field="evaluation.judge.llm")
         elif not config.reward_model:
             self._judge = load_judge(config, "evaluation.judge")
 
@@ -55,18 +56,16 @@ class Judging:
             return None
         if (name, key) not in self._verdicts:
             if self._judge is None:
-                found = [{"score": score} for score in self._reward_scores(name, key)]
+                found: list[Verdict] = [{"score": score} for score in self._reward_scores(name, key)]
             else:
-                found = _shim(
-                    self._by_village, self._judge, self._sets[key].rows, self._outputs[name].answers[key].texts
-                )
+                found = self._judge(self._sets[key].rows, self._outputs[name].answers[key].texts)
             self._verdicts[name, key] = found
         return self._verdicts[name, key]
 
     def scores(self, name: str) -> list[float] | None:
         """The judge's scores on the main prompts; None where it only compares."""
         verdicts = self.verdicts(name, MAIN)
-        return None if verdicts is None else [verdict["score"] for verdict in verdicts]
+        return None if verdicts is None else scores_of(verdicts)
 
     def by_reward_model(self, name: str) -> dict[str, Any]:
         """`reward`: the reward model's mean score on the main prompts, beside that of another judge."""
@@ -97,21 +96,6 @@ class Judging:
             rows += self._reward.encode(prompt["messages"], [text], [ended], f"{prompts.field}: prompt {number}")
         scores: list[float] = self._reward.combined(self._reward.member_scores(rows)).tolist()
         return scores
-
-
-def _shim(village: bool, judge: Judge, rows: list[Any], texts: list[str]) -> list[Verdict]:
-    from gptlife.reward.judges.judge import village_kinds, village_verdicts
-
-    if not village:
-        return [{"score": score} for score in judge(rows, texts)]
-    found = village_verdicts(rows, texts)
-    for kind, verdict in zip(village_kinds(rows), found, strict=True):
-        if kind == "factual":
-            verdict["truthful"] = verdict["true"]
-            verdict["truthful_informative"] = verdict["true"] * (verdict["follows"] == 1)
-        if kind == "closed":
-            verdict["hallucination"] = 1 - verdict["true"]
-    return found
 
 
 def name_of_reward(reward: Path, inputs: Mapping[str, Path]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gptlife.data.formats import prompts
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import Prompt
+from gptlife.reward.judges.verdicts import Prompt
 
 MAIN = "prompts"
 """Name of the main set."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from gptlife.data.errors import UserError
-from gptlife.reward.judges.judge import Judge, JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.verdicts import Judge, scores_of
 from gptlife.stages.runtime.stage import Metrics
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _gold_metrics(scores: Sequence[float], rows: Sequence[Row], name: str, gold:
         for row, of_row in zip(rows, _by_ranking(scores, rows), strict=True)
     }
     asked = [(row, text) for row, _ in once.values() for text in row["answers"]]
-    truths = iter(gold([row for row, _ in asked], [text for _, text in asked]))
+    truths = iter(scores_of(gold([row for row, _ in asked], [text for _, text in asked])))
     judged = [(of_row, [next(truths) for _ in of_row]) for _, of_row in once.values()]
     rhos = [rho for of_row, truth in judged if (rho := spearman(of_row, truth)) is not None]
     right = [of_row[i] - of_row[j] for of_row, truth in judged for i, j in pairs([-value for value in truth])]

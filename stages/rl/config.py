@@ -9,7 +9,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from gptlife.data.config import BelowOne, Config, HashFile, Was
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import JudgeConfig, identity_of_function
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.functions import identity_of_function
 from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.training.config import TrainingConfig

@@ -31,7 +31,9 @@ from torch import Tensor
 from gptlife.data.errors import UserError
 from gptlife.data.formats import prompts as load_prompts
 from gptlife.reward import kl
-from gptlife.reward.judges.judge import Prompt, checked, load_function, load_judge
+from gptlife.reward.judges.functions import checked, load_function
+from gptlife.reward.judges.judge import load_judge
+from gptlife.reward.judges.verdicts import Prompt, scores_of
 from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.rl.algorithm import Algorithm, Loss
 from gptlife.stages.rl.episodes import Experience, Readings, Rollouts, minibatch_of, read, share_answers
@@ -234,8 +236,8 @@ class Trainer:
 
         def by_function(group: Sequence[int], tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
             assert self.function is not None
-            scores = self.function([self.prompts[chosen[i]] for i in group], [texts[i] for i in group])
-            return torch.tensor(scores, device=self.accelerator.device)
+            verdicts = self.function([self.prompts[chosen[i]] for i in group], [texts[i] for i in group])
+            return torch.tensor(scores_of(verdicts), device=self.accelerator.device)
 
         def by_model(group: Sequence[int], tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
             assert self.networks.reward_reader is not None
@@ -306,6 +308,6 @@ class Trainer:
     def _judged(self, chosen: Sequence[int], texts: Sequence[str]) -> dict[str, float | None]:
         if self.judge is None:
             return {}
-        scores = self.judge([self.prompts[index] for index in chosen], texts)
+        scores = scores_of(self.judge([self.prompts[index] for index in chosen], texts))
         error = standard_error(torch.tensor(scores), self.algorithm.answers_per_prompt)
         return {"gold": sum(scores) / len(scores), "gold_se": error}
