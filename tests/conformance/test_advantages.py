@@ -5,8 +5,6 @@ Schulman et al. 2016 (arXiv 1506.02438); N: the blog post "The N Implementation 
 
 from __future__ import annotations
 
-from typing import Any
-
 import oracles
 import pytest
 import shipped
@@ -110,8 +108,9 @@ def test_returns_are_not_whitened() -> None:
     """N: advantages are whitened after the returns are taken; rewards, where wanted, before."""
     _, values_BR, mask_BR = ragged()
     scores_B = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-    rollouts, readings = shipped.rollouts_of(mask_BR), shipped.readings_of(
-        mask_BR, values_BR=values_BR, scores_B=scores_B
+    rollouts, readings = (
+        shipped.rollouts_of(mask_BR),
+        shipped.readings_of(mask_BR, values_BR=values_BR, scores_B=scores_B),
     )
     score = oracles.token_rewards([1.0, -2.0, 0.5, 3.0], *lists(values_BR * 0, values_BR * 0, mask_BR), 0.1)
     rewards = [[x or 0.0 for x in row] for row in score]
