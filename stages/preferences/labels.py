@@ -14,9 +14,14 @@ from gptlife.stages.preferences.rankings import Row, encode, sequences, train_an
 
 
 def labelled_rows(
-    data: Data | None, validation: Data | float, seed: int, comparisons: Sequence[Path | None], tokenizer: Any, limit: int,
+    data: Data | None,
+    validation: Data | float,
+    seed: int,
+    comparisons: Sequence[Path | None],
+    tokenizer: Any,
+    limit: int,
     stage: str,
-) -> tuple[list[Row], list[Row]]:  # fmt: skip
+) -> tuple[list[Row], list[Row]]:
     """Answers of at most `limit` tokens, prompt included, to train on and held out.
 
     They have `prompt_ids`, `completion_ids` and `label`, whether the answer is desirable; without `data` they come from
