@@ -28,7 +28,7 @@ from gptlife.reward.judges.judge import JudgeConfig, village_kinds
 from gptlife.stages.evals.candidates import MAIN, is_base
 from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
-ANSWERERS = ("base", "sft", "ppo", "rloo", "dpo", "best_of_n")
+ANSWERERS = ("base", "sft", "ppo", "rloo", "dpo", "kto", "best_of_n")
 
 
 class EvaluationConfig(StageConfig):

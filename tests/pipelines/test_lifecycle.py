@@ -12,8 +12,8 @@ NAMES = [step.name for step in LIFECYCLE]
 
 
 def test_the_life_in_order():
-    line, rivals = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo"], ["best_of_n", "rloo", "dpo"]
-    assert [*line, *rivals, "evaluation"] == NAMES
+    line = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo"]
+    assert [*line, "best_of_n", "rloo", "dpo", "kto", "evaluation"] == NAMES
 
 
 @pytest.mark.parametrize("step", LIFECYCLE, ids=NAMES)
