@@ -200,11 +200,11 @@ def test_long_answers_leave_their_ranking(tiny: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.sft))
     messages = [{"role": "user", "content": "x"}]
     row = {"messages": messages, "answers": ["a", "bbbbbbbbbbbbbbbb", "c"], "ranks": [1, 2, 3]}
-    (kept,) = rankings.encode([row], tokenizer, 8, "data")
+    (kept,) = rankings.encode([row], tokenizer, 8, "reward_model.data")
     assert (kept["answers"], kept["ranks"]) == (["a", "c"], [1, 3])
     assert kept["tokens"] == [ids_of(tokenizer, messages, "a"), ids_of(tokenizer, messages, "c")]
     with pytest.raises(UserError, match=r"^reward_model\.data: no ranking has two untied answers of at most 8 tokens"):
-        rankings.encode([{**row, "ranks": [1, 2, 1]}], tokenizer, 8, "data")
+        rankings.encode([{**row, "ranks": [1, 2, 1]}], tokenizer, 8, "reward_model.data")
 
 
 def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ def test_second_ranks_stay_beside_their_answers(tiny: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.sft))
     row = {"messages": [{"role": "user", "content": "x"}], "answers": ["a", "bbbbbbbbbbbbbbbb", "c"],
            "ranks": [1, 2, 3], "second_ranks": [3, 2, 1]}  # fmt: skip
-    (kept,) = rankings.encode([row], tokenizer, 8, "data")
+    (kept,) = rankings.encode([row], tokenizer, 8, "reward_model.data")
     assert kept["second_ranks"] == [3, 1]
 
 
