@@ -19,8 +19,7 @@ from accelerate import Accelerator
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import Messages, encode_texts, tokenizer_hash
 from gptlife.stages.evals.prompt_sets import PromptSet
-from gptlife.stages.generation.answering import encode_prompts, text_of
-from gptlife.stages.generation.sampler import sample
+from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.runtime.artifact import CHECKPOINTS, MANIFEST, is_complete

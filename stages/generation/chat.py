@@ -46,8 +46,7 @@ class Speaker:
         Raises:
             UserError: when not even the last turn fits.
         """
-        from gptlife.stages.generation.answering import text_of
-        from gptlife.stages.generation.sampler import sample
+        from gptlife.stages.generation.sampler import sample, text_of
 
         (answer,) = sample(
             self.model,

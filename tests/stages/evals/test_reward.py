@@ -13,8 +13,7 @@ from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_prompt, encode_text
 from gptlife.stages import evaluation
 from gptlife.stages.evals import candidates, reward
-from gptlife.stages.generation.answering import text_of
-from gptlife.stages.generation.sampler import Answer
+from gptlife.stages.generation.sampler import Answer, text_of
 from gptlife.stages.modeling.loading import load_tokenizer
 from gptlife.stages.ppo import PPO, PPOConfig
 
