@@ -46,8 +46,7 @@ class Speaker:
         Raises:
             UserError: when not even the last turn fits.
         """
-        from gptlife.stages.generation.answering import text_of
-        from gptlife.stages.generation.sampler import sample
+        from gptlife.stages.generation.sampler import sample, text_of
 
         (answer,) = sample(
             self.model,
@@ -58,7 +57,7 @@ class Speaker:
             eos=self.tokenizer.eos_token_id,
             seed=f"chat {seed}",
         )
-        return text_of(self.tokenizer, answer)
+        return text_of(self.tokenizer, answer.tokens)
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
         from gptlife.stages.modeling.lengths import context_of
