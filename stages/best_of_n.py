@@ -112,7 +112,7 @@ def _sample_all(
     from gptlife.stages.runtime.metric_log import MetricLog
 
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_causal(policy).to(accelerator.device).eval()
+    model = loading.load_causal(policy, tokenizer).to(accelerator.device).eval()
 
     def make(start: int) -> list[Row]:
         counts = dict.fromkeys(range(start, min(start + config.chunk, len(prompts))), config.samples)

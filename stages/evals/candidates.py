@@ -121,7 +121,9 @@ class Candidate:
             seed=prompts.seed,
             generation_batch_size=self.sampling.generation_batch_size,
         )
-        answers = Answers([text_of(self.tokenizer, answer) for answer in drawn], [answer.finished for answer in drawn])
+        answers = Answers(
+            [text_of(self.tokenizer, answer.tokens) for answer in drawn], [answer.finished for answer in drawn]
+        )
         return answers if self.asked is None else self.asked.cut(answers)
 
     def _encode(self, prompts: PromptSet) -> list[list[int]]:
@@ -168,7 +170,7 @@ def load_candidates(
         UserError: when the directory holds no such model.
     """
     tokenizer = loading.load_tokenizer(path)
-    model = loading.load_causal(path).to(accelerator.device).eval()
+    model = loading.load_causal(path, tokenizer).to(accelerator.device).eval()
     scratch = output / CHECKPOINTS / f"tokenizer-{tokenizer_hash(tokenizer)[:12]}"
     return [
         Candidate(f"{name}{suffix}", model, tokenizer, way, sampling, accelerator, micro_batch_tokens, scratch)

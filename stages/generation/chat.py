@@ -57,7 +57,7 @@ class Speaker:
             eos=self.tokenizer.eos_token_id,
             seed=f"chat {seed}",
         )
-        return text_of(self.tokenizer, answer)
+        return text_of(self.tokenizer, answer.tokens)
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
         from gptlife.stages.modeling.lengths import context_of

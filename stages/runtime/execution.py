@@ -132,6 +132,7 @@ def _manifest(job: Job, metrics: Metrics, started: float) -> dict[str, Any]:
     """The manifest without the list of files; `started` is the clock's time."""
     return {
         "stage": job.about.stage,
+        "family": job.about.family,
         "version": job.version,
         "address": job.output.name,
         "inputs": job.input_addresses(),
