@@ -198,21 +198,22 @@ def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
     """By group: agreement of two labelers, and the gold judge's accuracy on the labelers' pairs (its ties half)."""
     from gptlife.reward.judges.judge import load_judge
     from gptlife.reward.judges.verdicts import scores_of
+    from gptlife.reward.statistics.accuracy import accuracy
 
     judge = load_judge(gold, "comparisons.gold")
     found: dict[str, float] = {}
     for group in sorted({row["group"] for row in rankings}):
         rows = [row for row in rankings if row["group"] == group]
         agree: list[float] = []
-        right: list[float] = []
+        margins: list[float] = []
         for row in rows:
             scores = scores_of(judge([row] * len(row["answers"]), row["answers"]))
             for better, worse in pairs(row["ranks"]):
-                right.append(0.5 + 0.5 * ((scores[better] > scores[worse]) - (scores[better] < scores[worse])))
+                margins.append(scores[better] - scores[worse])
             if "second_ranks" in row:
                 second = set(pairs(row["second_ranks"]))
                 agree += [pair in second for pair in pairs(row["ranks"]) if pair in second or pair[::-1] in second]
-        found[f"ceiling_{group}"] = sum(right) / max(1, len(right))
+        found[f"ceiling_{group}"] = accuracy(margins)
         if agree:
             found[f"agreement_{group}"] = sum(agree) / len(agree)
     return found
