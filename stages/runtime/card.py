@@ -26,7 +26,7 @@ _GENERATES = ("base", "chat", "online", "preference")
 
 
 class About(NamedTuple):
-    """What a stage tells of itself."""
+    """A stage, as its model card describes it."""
 
     stage: str
     family: Family
@@ -73,7 +73,7 @@ def _lineage(manifest: Mapping[str, Any]) -> str:
 def _data(manifest: Mapping[str, Any]) -> str:
     config = (manifest.get("identity") or {}).get("config") or {}
     lines = [f"- `{field}`: {_source(source)}" for field, source in _sources(config, "")]
-    return "\n".join(lines) or "None of its own."
+    return "\n".join(lines) or "None besides its inputs."
 
 
 def _sources(value: Any, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
