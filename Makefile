@@ -40,13 +40,13 @@ conformance: setup
 
 # What is killed and resumed ends with the very bytes of what was not.
 test-faults: setup
-	$(BIN)/python tests/faults/kills.py --kills 132 --page docs/results/kills.md
-	$(BIN)/python tests/faults/lines.py --page docs/results/faults.md
+	$(BIN)/python tools/faults/kills.py --kills 132 --page docs/results/kills.md
+	$(BIN)/python tools/faults/lines.py --page docs/results/faults.md
 	$(BIN)/python -m pytest tests/faults
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
-	$(BIN)/python tests/faults/fuzz.py --page docs/results/fuzz.md
+	$(BIN)/python tools/faults/fuzz.py --page docs/results/fuzz.md
 
 lint: setup
 	$(BIN)/ruff check .
