@@ -3,6 +3,7 @@
 # make conformance  the suite of RLHF details, then break each of them and see that it is caught
 # make test-faults  kill every stage at random moments, fill the disk, kill a rank; about half an hour
 # make fuzz         a million mutated files for each reader; about an hour
+# make lowest       run the smoke life, dpo and kto with the lowest versions that pyproject.toml allows; before a release
 # make check        everything that CI runs
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= store
 
-.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz check lint types audit bench clean
+.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz lowest check lint types audit bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,13 +41,17 @@ conformance: setup
 
 # What is killed and resumed ends with the very bytes of what was not.
 test-faults: setup
-	$(BIN)/python tests/faults/kills.py --kills 132 --page docs/results/kills.md
-	$(BIN)/python tests/faults/lines.py --page docs/results/faults.md
+	$(BIN)/python tools/faults/kills.py --kills 132 --page docs/results/kills.md
+	$(BIN)/python tools/faults/lines.py --page docs/results/faults.md
 	$(BIN)/python -m pytest tests/faults
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
-	$(BIN)/python tests/faults/fuzz.py --page docs/results/fuzz.md
+	$(BIN)/python tools/faults/fuzz.py --page docs/results/fuzz.md
+
+# Installs about 2 GB into build/lowest. `LOWEST="--instead torch==2.13.0"` takes another version of a package.
+lowest:
+	$(PYTHON) tools/lowest.py $(LOWEST)
 
 lint: setup
 	$(BIN)/ruff check .

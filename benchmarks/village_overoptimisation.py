@@ -1,6 +1,6 @@
 """Over-optimisation in docs/results/instructgpt-village.md: curves over d = sqrt(KL), their fits and their peaks.
 
-The curves are the report's (`pipelines/report/findings_overoptimisation.py`); here they are taken over seeds.
+The curves are the report's (`pipelines/report/sections/overoptimisation.py`); here they are taken over seeds.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import Messages, encode_answer, encode_prompt
+from gptlife.data.tokens import encode_answer, encode_prompt
+from gptlife.data.turns import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -28,7 +28,7 @@ from gptlife.pipelines.lifecycle import LIFECYCLE, Step
 from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.recipe import Recipe
 from gptlife.pipelines.store import Store
-from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime import artifact, files
 
 Overrides = Sequence[str] | Mapping[str, Any]
 Table = dict[str, Any]
@@ -95,7 +95,7 @@ class Output:
         return load_tokenizer(self.path)
 
     def _table(self, name: str) -> Table:
-        return dict(artifact.read_json(self.path / name)) if (self.path / name).is_file() else {}
+        return dict(files.read_json(self.path / name)) if (self.path / name).is_file() else {}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from gptlife.pipelines.planner import Planned, address_now
 from gptlife.pipelines.recipe import Adopted
 from gptlife.pipelines.store import Store
 from gptlife.stages.runtime import artifact, trust
+from gptlife.stages.runtime.provenance import versions
 
 _OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
 _NOT_FETCHED = [*_OTHER_WEIGHTS, *trust.PICKLED]
@@ -108,7 +109,7 @@ def fetch(step: Planned) -> None:
                 "or adopt a local directory"
             ) from None
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-        made = {"address": step.address, "hub_commit": commit, "inputs": {}, "versions": artifact.versions()}
+        made = {"address": step.address, "hub_commit": commit, "inputs": {}, "versions": versions()}
         artifact.commit(partial, step.path, {**note, **made})
 
 

@@ -27,7 +27,7 @@ class Caught:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         if number == signal.SIGHUP:
-            signals.let_go_of_the_terminal()
+            signals.detach_terminal()
         for group in [*self._groups]:
             self._pass_on(group)
 

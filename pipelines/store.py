@@ -21,6 +21,7 @@ from typing import Any
 from gptlife.data.config import sha256_of_file
 from gptlife.data.errors import UserError, suggest
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json, write_text
 
 _SETTLED_NS = 100_000_000
 """A file changed within this time may change again with the same time stamp, so its hash is not kept."""
@@ -48,7 +49,7 @@ class Store:
         Raises:
             UserError: naming the first damaged file.
         """
-        for name, entry in artifact.read_json(path / artifact.MANIFEST)["files"].items():
+        for name, entry in read_json(path / artifact.MANIFEST)["files"].items():
             file = path / name
             if not file.is_file():
                 raise UserError(f"{file}: missing, though the manifest lists it; make it again with --fresh {step}")
@@ -80,7 +81,7 @@ class Store:
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            artifact.write_text(path, text)
+            write_text(path, text)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); choose another place: --store DIR") from None
         return path

@@ -19,17 +19,18 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Was
+from gptlife.data.config import Execution
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.config import JudgeConfig
 from gptlife.reward.judges.verdicts import Judge, scores_of
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,7 +41,7 @@ Row = dict[str, Any]
 GOLD = "gold"
 
 
-class BestOfNConfig(StageConfig):
+class BestOfNConfig(SamplingConfig):
     """Sample N answers per prompt and choose among them by reward models."""
 
     prompts: Data
@@ -55,12 +56,6 @@ class BestOfNConfig(StageConfig):
     """What gives the gold score; `reward_model: true`: the input `gold`, which then chooses nothing. None: no gold."""
     ensemble: EnsembleConfig | None = None
     """How an ensemble's scores become one; None: the default rule."""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 32
     """Prompts per chunk: what a killed run loses at most."""
 
@@ -114,10 +109,10 @@ def _sample_all(
     """Every prompt with its `answers` and `finished`, in order."""
     from gptlife.stages.generation.chunks import in_chunks, sample_answers
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
 
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_causal(policy).to(accelerator.device).eval()
+    model = loading.load_causal(policy, tokenizer).to(accelerator.device).eval()
 
     def make(start: int) -> list[Row]:
         counts = dict.fromkeys(range(start, min(start + config.chunk, len(prompts))), config.samples)
@@ -135,7 +130,7 @@ def _sample_all(
         )
 
     done: list[Row] = []
-    with Journal(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
+    with MetricLog(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
         for part in in_chunks(accelerator, output, "answers", len(prompts), config.chunk, make):
             done += part
             n_answers = len(part) * config.samples
@@ -166,7 +161,8 @@ def _judged(judge: Judge, rows: Sequence[Row]) -> Floats:
     import numpy as np
 
     asked = [row for row in rows for _ in row["answers"]]
-    return np.array(scores_of(judge(asked, [text for row in rows for text in row["answers"]]))).reshape(len(rows), -1)
+    verdicts = judge(asked, [text for row in rows for text in row["answers"]])
+    return np.array(scores_of(verdicts)).reshape(len(rows), -1)
 
 
 def _write(

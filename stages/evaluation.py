@@ -22,11 +22,11 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, SerializeAsAny, field_validator
 
-from gptlife.data.config import Added, Execution, Was
+from gptlife.data.config import Added, Execution
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
@@ -37,7 +37,8 @@ from gptlife.stages.evals.tasks import decode_tasks
 from gptlife.stages.evals.tasks.lm_loss import LMLoss
 from gptlife.stages.evals.tasks.multiple_choice import MultipleChoice
 from gptlife.stages.evals.tasks.task import Task
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from gptlife.stages.evals.prompt_sets import PromptSet
 
 
-class EvaluationConfig(StageConfig):
+class EvaluationConfig(SamplingConfig):
     """Compare checkpoints."""
 
     prompts: Data
@@ -81,16 +82,12 @@ class EvaluationConfig(StageConfig):
     """Multiple-choice rows (query, choices, gold, task), for every checkpoint's few-shot accuracy and loss."""
     tasks: Added[dict[str, SerializeAsAny[Task]]] = {}
     """Further tasks by name, each with its fields (stages/evals/tasks/)."""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
     temperature: NonNegativeFloat = 1.0
     """Of sampling; 0: the most likely token."""
     baseline: str = "sft"
     """Every other candidate is also compared with this one."""
     n_samples: NonNegativeInt = 12
     """Prompts shown side by side in the report."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together."""
     micro_batch_tokens: Execution[PositiveInt] = 8192
     """Padded tokens in one forward pass."""
 
@@ -161,9 +158,11 @@ def _base_models(config: EvaluationConfig, inputs: Mapping[str, Path]) -> list[s
 
 
 def _check(config: EvaluationConfig, inputs: Mapping[str, Path], bases: list[str], reward: Path | None) -> None:
+    from gptlife.stages.evals.candidates import PROMPTED
+
     if not inputs:
         raise UserError("evaluation.inputs: no candidates; give at least one model or output of best_of_n, by any name")
-    names = [*inputs, *(f"{name}_prompted" for name in bases if config.shots is not None)]
+    names = [*inputs, *(f"{name}{PROMPTED}" for name in bases if config.shots is not None)]
     # A stage.yaml has every field, so a baseline that the user named can't be told from the default.
     chosen = config.baseline != EvaluationConfig.model_fields["baseline"].default
     if config.baseline not in names and (config.judge.llm is not None or chosen):
@@ -205,6 +204,7 @@ def _metrics(
     config: EvaluationConfig, sets: Mapping[str, PromptSet], outputs: Mapping[str, Outputs], judging: Judging
 ) -> Metrics:
     """Every table of the report."""
+    from gptlife.reward.judges.verdicts import scores_of
     from gptlife.stages.evals import tables
 
     def described(name: str, key: str) -> tables.Table:
@@ -235,7 +235,7 @@ def _metrics(
         **judging.usage(),
     }
     verdicts = {name: judging.verdicts(name, MAIN) or [] for name in outputs}
-    scores = {name: [verdict["score"] for verdict in each] for name, each in verdicts.items() if each}
+    scores = {name: scores_of(each) for name, each in verdicts.items() if each}
     further_tables = {
         "use_cases": tables.by_group(rows, scores, config.group_by) if scores else {},
         "honesty": {name: table for name, each in verdicts.items() if (table := tables.honesty(each))},
@@ -247,9 +247,7 @@ def _metrics(
 def _name_of_judge(judge: JudgeConfig, reward: Path | None, inputs: Mapping[str, Path]) -> str:
     from gptlife.stages.evals.judging import name_of_reward
 
-    if judge.reward_model and reward is not None:
-        return name_of_reward(reward, inputs)
-    return describe(judge)
+    return name_of_reward(reward, inputs) if judge.reward_model and reward is not None else describe(judge)
 
 
 def _write(path: Path, prompts: PromptSet, outputs: Mapping[str, Outputs], judging: Judging) -> None:

@@ -20,13 +20,13 @@ from gptlife.pipelines.store import Store
 
 NAMES = sorted(shipped())
 ALL = [step.name for step in LIFECYCLE]
-RIVALS = {"best_of_n", "rloo", "dpo"}
+RIVALS = {"best_of_n", "rloo", "dpo", "kto"}
 LEFT_OUT = {
-    "quickstart": {"rloo", "dpo"},
-    "rounds": {"rloo", "dpo"},
-    "instructgpt-village": set(),
-    "smoke": {"rloo", "dpo"},
-    "real-small": {"comparisons", "rloo", "dpo"},
+    "quickstart": {"rloo", "dpo", "kto"},
+    "rounds": {"rloo", "dpo", "kto"},
+    "instructgpt-village": {"kto"},
+    "smoke": {"rloo", "dpo", "kto"},
+    "real-small": {"comparisons", "rloo", "dpo", "kto"},
     "gpt2-small": {"comparisons", *RIVALS},
     "align-existing": {"tokenizer", "comparisons", *RIVALS},
 }

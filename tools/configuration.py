@@ -22,12 +22,20 @@ from gptlife.data.sources import Source
 from gptlife.pipelines.lifecycle import LIFECYCLE, Step
 from gptlife.stages.evals.tasks import TASKS
 from gptlife.stages.evals.tasks.task import Task
+from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.runtime.stage import StageConfig
-from gptlife.stages.training.config import TrainingConfig
+from gptlife.stages.training.config import FinetuningConfig, TrainingConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 _EXECUTION = get_args(Execution[int])[1]
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null", Any: "any value"}
+_SHARED: dict[str, type[Config]] = {
+    "Every fine-tuning stage": FinetuningConfig,
+    "Every training stage": TrainingConfig,
+    "Every sampling stage": SamplingConfig,
+    "Every stage": StageConfig,
+}
+"""Sections of the fields that several stages have, each before those that it inherits."""
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 _HEAD = """\
@@ -50,23 +58,21 @@ A field of type *data* is a path, a [source](#source), or a list of either.
 
 def page() -> str:
     """The whole page as Markdown."""
-    shared = {"Every stage": StageConfig, "Every training stage": TrainingConfig}
     parts = [_HEAD]
-    parts += [_section(title, model) for title, model in shared.items()]
+    parts += [_section(title, model) for title, model in reversed(_SHARED.items())]
     parts += [_stage(step) for step in LIFECYCLE]
     models = [step.stage.config for step in LIFECYCLE]
-    parts += [_section(_title(model), model) for model in _nested([*shared.values(), *models])]
+    parts += [_section(_title(model), model) for model in _nested([*_SHARED.values(), *models])]
     return "\n".join(parts)
 
 
 def _stage(step: Step) -> str:
-    model, bases = step.stage.config, []
-    if issubclass(model, TrainingConfig):
-        bases.append("[every training stage](#every-training-stage)")
-    bases.append("[every stage](#every-stage)")
+    model = step.stage.config
+    titles = [title.lower() for title, base in _SHARED.items() if issubclass(model, base)]
+    bases = [f"[{title}](#{title.replace(' ', '-')})" for title in titles]
     optional = dict.fromkeys(step.droppable, " (optional)")
     wired = [f"`{name}` = the output of `{step.inputs[name]}`{optional.get(name, '')}" for name in step.inputs]
-    about = f"Inputs: {', '.join(wired) or 'none'}. Also has the fields of {' and '.join(bases)}.\n"
+    about = f"Inputs: {', '.join(wired) or 'none'}. Also has the fields of {', '.join(bases)}.\n"
     return _section(f"`{step.name}`", model, about)
 
 
@@ -81,7 +87,7 @@ def _section(title: str, model: type[Config], about: str = "") -> str:
 
 def _own(model: type[Config]) -> list[str]:
     """Fields that `model` brings or changes, in the order in which they stand in its source."""
-    bases = [base for base in model.__mro__ if base is model or base not in (StageConfig, TrainingConfig)]
+    bases = [base for base in model.__mro__ if base is model or base not in _SHARED.values()]
     kept = {name for base in bases for name in inspect.get_annotations(base)}
     return [name for name in model.model_fields if name in kept]
 

@@ -27,14 +27,14 @@ def show(target: Target, store: StoreDir = HERE) -> None:
     from gptlife.data.yaml_tables import read_yaml
     from gptlife.pipelines.outputs import NOTES
     from gptlife.pipelines.store import Store
-    from gptlife.stages.runtime import artifact
+    from gptlife.stages.runtime import artifact, files
 
     opened = Store(store)
     path = opened.find(target)
     if not artifact.is_complete(path):
         raise UserError(f"{path}: not a finished output of gptlife (no {artifact.MANIFEST}); try another directory")
     artifact.verify(path, (artifact.METRICS, artifact.STAGE_FILE))
-    manifest = artifact.read_json(path / artifact.MANIFEST)
+    manifest = files.read_json(path / artifact.MANIFEST)
     out = console()
     out.print(f"[bold]{manifest['address']}[/bold]  {path}", soft_wrap=True)
     out.print(_pairs({k: v for k, v in manifest.items() if k not in ("identity", "files", "inputs", "address")}))
@@ -42,7 +42,7 @@ def show(target: Target, store: StoreDir = HERE) -> None:
     out.print(_lineage(path, manifest, opened))
     for title, name, read, hidden in (
         ("config", artifact.STAGE_FILE, read_yaml, NOTES),
-        ("metrics", artifact.METRICS, artifact.read_json, ()),
+        ("metrics", artifact.METRICS, files.read_json, ()),
     ):
         if (path / name).is_file():
             out.print(f"\n{title}", style="bold")
@@ -97,7 +97,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _lineage(path: Path, manifest: dict[str, Any], store: Store) -> Tree:
     """The output and, below it, what it was made from, down to the text."""
-    from gptlife.stages.runtime import artifact
+    from gptlife.stages.runtime import artifact, files
 
     tree = Tree(manifest["address"])
     for name, address in manifest["inputs"].items():
@@ -105,7 +105,7 @@ def _lineage(path: Path, manifest: dict[str, Any], store: Store) -> Tree:
         if beside is None:
             tree.add(f"{name}: {address} (not in this store)")
         else:
-            branch = _lineage(beside, artifact.read_json(beside / artifact.MANIFEST), store)
+            branch = _lineage(beside, files.read_json(beside / artifact.MANIFEST), store)
             branch.label = f"{name}: {branch.label}"
             tree.children.append(branch)
     return tree

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlife.data.errors import UserError
-from gptlife.stages.runtime.artifact import sync_directory
+from gptlife.stages.runtime.files import sync_directory
 
 Row = dict[str, Any]
 _BEGINNING = b'{"messages": '

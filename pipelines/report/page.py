@@ -40,7 +40,8 @@ from gptlife.pipelines.report.sections import (
 )
 from gptlife.pipelines.report.summary import summary
 from gptlife.pipelines.report.templates import environment, style
-from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime import provenance
+from gptlife.stages.runtime.files import write_text
 
 SECTIONS = (
     preference.SECTION,
@@ -68,7 +69,7 @@ def write(planned: list[Planned], output: Path, name: str | None = None) -> Path
     """
     page = _page([read(step) for step in planned], name or output.stem)
     output.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_text(output, page.translate(_UNSEEN).encode("utf-8", "replace").decode("utf-8"))
+    write_text(output, page.translate(_UNSEEN).encode("utf-8", "replace").decode("utf-8"))
     return output
 
 
@@ -85,7 +86,7 @@ def _page(records: Sequence[Record], name: str) -> str:
         name=name,
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         summary=summary(life),
-        version=artifact.versions().get("gptlife", ""),
+        version=provenance.versions().get("gptlife", ""),
         records=records,
         fold=len(records) > cost.FOLD,
         links=links,

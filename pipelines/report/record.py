@@ -18,7 +18,7 @@ from gptlife.data.errors import UserError
 from gptlife.pipelines import outputs
 from gptlife.pipelines.outputs import Table
 from gptlife.pipelines.planner import Planned
-from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime import artifact, files
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def read(step: Planned) -> Record:
 
     def table(name: str) -> Table:
         try:
-            content = artifact.read_json(folder / name) if (folder / name).is_file() else {}
+            content = files.read_json(folder / name) if (folder / name).is_file() else {}
             return content if isinstance(content, dict) else {}
         except (UserError, OSError, UnicodeDecodeError) as error:
             problems.append(str(error))

@@ -22,21 +22,22 @@ from gptlife.pipelines.report.templates import style
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.pipelines.sweep.grid import Combination, Sweep
-from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import write_json, write_text
+from gptlife.stages.runtime.provenance import versions
 
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
     """Write all files into the existing `folder`; returns the page's path."""
-    artifact.write_json(folder / "sweep.json", as_json(sweep, table))
-    artifact.write_text(folder / "sweep.csv", sweep_table.as_csv(table))
-    artifact.write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
+    write_json(folder / "sweep.json", as_json(sweep, table))
+    write_text(folder / "sweep.csv", sweep_table.as_csv(table))
+    write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
     plot = ""
     if figure := sweep_figure.draw(table):
         drawn = sweep_figure.svg(figure)
-        artifact.write_text(folder / "sweep.svg", drawn)
+        write_text(folder / "sweep.svg", drawn)
         _write_bytes(folder / "sweep.png", sweep_figure.png(figure))
         plot = embedded(drawn, "sweep", f"{', '.join(table.metrics)} over {sweep_figure.scale(table).name}")
-    artifact.write_text(folder / "sweep.html", _page(sweep, table, plot))
+    write_text(folder / "sweep.html", _page(sweep, table, plot))
     return folder / "sweep.html"
 
 
@@ -118,5 +119,5 @@ def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
         outputs=len({step.address for each in sweep.combinations for step in each.plan}),
         asked=sum(len(each.plan) for each in sweep.combinations),
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        version=artifact.versions().get("gptlife", ""),
+        version=versions().get("gptlife", ""),
     )

@@ -14,7 +14,7 @@ from gptlife.pipelines.store import Store
 from gptlife.pipelines.sweep import page
 from gptlife.pipelines.sweep import table as sweep_table
 from gptlife.pipelines.sweep.grid import Combination, Sweep
-from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime import artifact, files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,7 +139,7 @@ def _conclude(sweep: Sweep, outcome: schedule.Outcome, console: Console, metrics
 
 def _metrics_of(combination: Combination) -> dict[str, Any]:
     """Step name -> the metrics of every finished step; damaged ones are reported on stderr and left out."""
-    read, metrics = artifact.read_json, {}
+    read, metrics = files.read_json, {}
     for step in combination.plan:
         if (step.path / artifact.METRICS).is_file() and artifact.is_complete(step.path):
             try:

@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import Messages, encode_texts, tokenizer_hash
 from gptlife.stages.evals.prompt_sets import PromptSet
-from gptlife.stages.generation.answering import encode_prompts, text_of
-from gptlife.stages.generation.sampler import sample
-from gptlife.stages.modeling import loading
+from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
+from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.forward import SelectedLogits
-from gptlife.stages.runtime.artifact import CHECKPOINTS, MANIFEST, is_complete, read_json
+from gptlife.stages.runtime.artifact import CHECKPOINTS, MANIFEST, is_complete
+from gptlife.stages.runtime.files import read_json
 
 PROMPTED = "_prompted"
 """Ends the name of a base model behind worked examples."""
@@ -121,7 +121,9 @@ class Candidate:
             seed=prompts.seed,
             generation_batch_size=self.sampling.generation_batch_size,
         )
-        answers = Answers([text_of(self.tokenizer, answer) for answer in drawn], [answer.finished for answer in drawn])
+        answers = Answers(
+            [text_of(self.tokenizer, answer.tokens) for answer in drawn], [answer.finished for answer in drawn]
+        )
         return answers if self.asked is None else self.asked.cut(answers)
 
     def _encode(self, prompts: PromptSet) -> list[list[int]]:
@@ -129,7 +131,7 @@ class Candidate:
         if self.asked is None:
             return encode_prompts(self.tokenizer, prompts.rows, self.model, longest, prompts.field)
         encoded = encode_texts(self.tokenizer, [self.asked.text(row["messages"]) for row in prompts.rows])
-        room = loading.context_of(self.model) - longest
+        room = lengths.context_of(self.model) - longest
         if max(len(tokens) for tokens in encoded) > room:
             what, act = f"{prompts.field}: a prompt has over", "shorten it or lower max_new_tokens"
             if self.asked.n_examples:
@@ -168,7 +170,7 @@ def load_candidates(
         UserError: when the directory holds no such model.
     """
     tokenizer = loading.load_tokenizer(path)
-    model = loading.load_causal(path).to(accelerator.device).eval()
+    model = loading.load_causal(path, tokenizer).to(accelerator.device).eval()
     scratch = output / CHECKPOINTS / f"tokenizer-{tokenizer_hash(tokenizer)[:12]}"
     return [
         Candidate(f"{name}{suffix}", model, tokenizer, way, sampling, accelerator, micro_batch_tokens, scratch)

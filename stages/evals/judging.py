@@ -19,7 +19,8 @@ from gptlife.stages.evals.outputs import Outputs
 from gptlife.stages.evals.prompt_sets import MAIN, PromptSet
 from gptlife.stages.evals.reward import RewardModel
 from gptlife.stages.runtime import artifact
-from gptlife.stages.runtime.stage import address_of
+from gptlife.stages.runtime.artifact import address_of
+from gptlife.stages.runtime.files import read_json
 
 if TYPE_CHECKING:
     from gptlife.reward.judges.llm import LLMJudge
@@ -55,7 +56,7 @@ class Judging:
             return None
         if (name, key) not in self._verdicts:
             if self._judge is None:
-                found = [{"score": score} for score in self._reward_scores(name, key)]
+                found: list[Verdict] = [{"score": score} for score in self._reward_scores(name, key)]
             else:
                 found = self._judge(self._sets[key].rows, self._outputs[name].answers[key].texts)
             self._verdicts[name, key] = found
@@ -103,7 +104,7 @@ def name_of_reward(reward: Path, inputs: Mapping[str, Path]) -> str:
         name
         for name, path in inputs.items()
         if artifact.is_complete(path)
-        and artifact.read_json(path / artifact.MANIFEST).get("inputs", {}).get("reward") == address_of(reward)
+        and read_json(path / artifact.MANIFEST).get("inputs", {}).get("reward") == address_of(reward)
     ]
     if trained:
         return f"the reward model that {' and '.join(trained)} learnt from"

@@ -15,9 +15,9 @@ from gptlife.data.errors import UserError
 from gptlife.stages.evals.candidates import Answers, Candidate
 from gptlife.stages.evals.prompt_sets import MAIN, PromptSet
 from gptlife.stages.evals.tasks.task import Task
-from gptlife.stages.modeling.loading import size_of
-from gptlife.stages.runtime.artifact import CHECKPOINTS, METRICS, keep_piece, kept_piece, read_json
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.artifact import CHECKPOINTS, METRICS
+from gptlife.stages.runtime.files import keep_piece, kept_piece, read_json
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.runtime.stage import Metrics
 
 READY = "answers.jsonl"
@@ -44,7 +44,7 @@ def outputs_of_all(
 ) -> dict[str, Outputs]:
     """`ask(name, path)` of every input in order, by candidate; what `output` keeps is not asked again."""
     outputs: dict[str, Outputs] = {}
-    with Journal(output, "evaluation", len(inputs), track=None) as journal:
+    with MetricLog(output, "evaluation", len(inputs), track=None) as journal:
         for number, (name, path) in enumerate(inputs.items(), 1):
             piece = output / CHECKPOINTS / f"{name}.json"
             kept = kept_piece(piece)
@@ -71,7 +71,7 @@ def outputs_of_model(
     about: dict[str, Any] = {
         "tax": {metric: estimate for task in tax for metric, estimate in task.run(first).items()},
         "tasks": {name: task.run(first) for name, task in tasks.items()},
-        "parameters": size_of(first.model),
+        "parameters": first.model.num_parameters(),
         "algorithm": made.get("algorithm"),
     }
     return {

@@ -21,7 +21,7 @@ from torch import Tensor
 from gptlife.data.answers import encode_answers
 from gptlife.data.tokens import Messages
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.stages.modeling import loading
+from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.scorer import EnsembleScores, score
 
 
@@ -34,7 +34,7 @@ class RewardModel:
         several = isinstance(reader, EnsembleScores)
         self.members = list(reader.members) if several else [reader]
         self.rule: EnsembleConfig | None = reader.config if several else None
-        self.limit = loading.context_of(self.members[0].model)
+        self.limit = lengths.context_of(self.members[0].model)
 
     def encode(
         self, messages: Messages, answers: Sequence[str], finished: Sequence[bool], place: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from gptlife.reward.judges.verdicts import Prompt, Verdict
+from gptlife.reward.judges.verdicts import Prompt, Verdict, scores_of
 from gptlife.reward.statistics.winrate import bootstrap_mean, length_controlled, win_rate
 
 Table = dict[str, Any]
@@ -27,7 +27,7 @@ def described(texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> Table
     table: Table = {"words": sum(map(n_words, texts)) / len(texts)}
     if verdicts is None:
         return table
-    table = {"score": _mean([verdict["score"] for verdict in verdicts]), **table}
+    table = {"score": _mean(scores_of(verdicts)), **table}
     means = means_of(verdicts)
     kept = {key: mean for key, mean in means.items() if key not in HONESTY}
     return {**table, "verdicts": kept} if len(kept) > 1 else table

@@ -46,8 +46,7 @@ class Speaker:
         Raises:
             UserError: when not even the last turn fits.
         """
-        from gptlife.stages.generation.answering import text_of
-        from gptlife.stages.generation.sampler import sample
+        from gptlife.stages.generation.sampler import sample, text_of
 
         (answer,) = sample(
             self.model,
@@ -58,10 +57,10 @@ class Speaker:
             eos=self.tokenizer.eos_token_id,
             seed=f"chat {seed}",
         )
-        return text_of(self.tokenizer, answer)
+        return text_of(self.tokenizer, answer.tokens)
 
     def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
-        from gptlife.stages.modeling.loading import context_of
+        from gptlife.stages.modeling.lengths import context_of
 
         room = context_of(self.model) - max_tokens
         start = 0
@@ -96,7 +95,9 @@ def load(path: Path) -> Speaker:
 
     from gptlife.stages.modeling.loading import load_tokenizer, read_weights
     from gptlife.stages.runtime.device import best_device
+    from gptlife.stages.runtime.notices import quiet_libraries
 
+    quiet_libraries()
     model = read_weights(AutoModelForCausalLM, path, dtype="auto")
     return Speaker(path.name, model.to(best_device(None)).eval(), load_tokenizer(path))
 

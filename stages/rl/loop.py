@@ -34,8 +34,7 @@ from gptlife.reward import kl
 from gptlife.reward.judges.functions import checked, load_function
 from gptlife.reward.judges.judge import load_judge
 from gptlife.reward.judges.verdicts import Prompt, scores_of
-from gptlife.stages.generation.answering import encode_prompts, text_of
-from gptlife.stages.generation.sampler import Answer, sample
+from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.rl.algorithm import Algorithm, Loss
 from gptlife.stages.rl.episodes import Experience, Readings, Rollouts, minibatch_of, read, share_answers
 from gptlife.stages.rl.metrics import episode_metrics, standard_error, text_metrics, update_metrics
@@ -43,7 +42,7 @@ from gptlife.stages.rl.networks import Networks
 from gptlife.stages.rl.pretraining_term import PretrainingTerm
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.device import peak_gpu_memory_mb
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.runtime.stage import Metrics
 from gptlife.stages.training.loop import (
     Sums,
@@ -93,8 +92,8 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
     networks.forget_copies_after(step)
     started = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
-    log = Journal(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
-    with log, signals.after_the_step():
+    log = MetricLog(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
+    with log, signals.stop_after_step():
         while step < config.steps and "stopped_at" not in metrics:
             seed_step(config.seed, step, accelerator.process_index)
             metrics, kl_coef = trainer.step(step, kl_coef)
@@ -172,7 +171,7 @@ class Trainer:
         chosen = [index for index in self.order.batch(step) for _ in range(k)]
         rollouts = self._sample(step, chosen)
         sampled = time.monotonic()
-        texts = [text_of(self.networks.tokenizer, Answer(tokens, [], True)) for tokens in rollouts.responses]
+        texts = [text_of(self.networks.tokenizer, tokens) for tokens in rollouts.responses]
         parts = self._parts(step, rollouts)
         readings = self._read(step, rollouts, chosen, texts, parts[: self.minibatches])
         experience = self.algorithm.experience(readings, rollouts, kl_coef)

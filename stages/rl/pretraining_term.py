@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.stages.modeling.loading import row_length
+from gptlife.stages.modeling.lengths import row_length
 from gptlife.stages.rl.config import OnlineConfig
 from gptlife.stages.training.lm import PackedRows, lm_loss
 from gptlife.stages.training.loop import Sums, backward_over, gather_sums, micro_batches, on_device

@@ -155,7 +155,10 @@ def test_rewards_sum_to_the_objective() -> None:
 def test_padding_reaches_no_reward() -> None:
     """N+ code masks both log-probabilities alike after the end; here padding isn't looked at, even if it is NaN."""
     _, logprobs_BR, _, mask_BR = ragged()
-    agree(rewards(logprobs_BR=logprobs_BR.masked_fill(~mask_BR, torch.nan)), rewards())
+    holes = rewards(logprobs_BR=logprobs_BR.masked_fill(~mask_BR, torch.nan))
+    agree(holes, rewards())
+    # Sums over an answer (a return, what is logged) are taken over padding too.
+    assert bool((holes[~mask_BR] == 0).all())
     refused(agree, rewards(logprobs_BR=logprobs_BR.masked_fill(mask_BR, torch.nan)), rewards())
 
 

@@ -7,15 +7,12 @@ itself, so its update depends on how the episodes fall to the processes.
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compare import agree
+from processes import in_processes
 from safetensors.torch import load_file
 
 SCRIPT = """\
@@ -67,32 +64,14 @@ ONE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def in_processes(count: int, fields: dict[str, Any], inputs: dict[str, str], folder: Path, *more: str) -> None:
-    """The script in so many processes, told of each other as a launcher tells them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, json.dumps([fields, inputs, str(folder)]), *more]
-    ranks = ({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count))
-    running = [
-        subprocess.Popen(command, env={**os.environ, **told}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for told in ranks
-    ]
-    for process in running:
-        _, error = process.communicate(timeout=200)
-        assert process.returncode == 0, error[-3000:]
-
-
 @pytest.fixture(scope="module")
 def outputs(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `one/processes`, `two/processes`, and the twins `two/broken` and `two/alone`: each a run of two steps."""
     folder = tmp_path_factory.mktemp("two")
     fields = {**ONE, "prompts": str(world.prompts), "pretraining": str(world.text)}
     inputs = {"policy": str(world.policy), "reward": str(world.reward)}
-    in_processes(1, fields, inputs, folder / "one")
-    in_processes(2, fields, inputs, folder / "two", "twins")
+    in_processes(1, SCRIPT, fields, inputs, folder / "one")
+    in_processes(2, SCRIPT, fields, inputs, folder / "two", "twins")
     return folder
 
 

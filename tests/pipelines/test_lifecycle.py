@@ -17,8 +17,8 @@ NAMES = [step.name for step in LIFECYCLE]
 
 
 def test_the_life_in_order():
-    line, rivals = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo"], ["rloo", "dpo", "best_of_n"]
-    assert [*line, *rivals, "evaluation"] == NAMES
+    line = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo"]
+    assert [*line, "rloo", "dpo", "kto", "best_of_n", "evaluation"] == NAMES
 
 
 @pytest.mark.parametrize("step", LIFECYCLE, ids=NAMES)
@@ -37,7 +37,8 @@ def test_the_module_of_a_step_holds_its_stage(step):
 
 def test_evaluation_reads_every_step_that_answers_in_the_order_of_the_life():
     assert LIFECYCLE[-1].inputs == {
-        "base": "pretrain", "sft": "sft", "ppo": "ppo", "rloo": "rloo", "dpo": "dpo", "best_of_n": "best_of_n",
+        "base": "pretrain", "sft": "sft", "ppo": "ppo", "rloo": "rloo", "dpo": "dpo", "kto": "kto",
+        "best_of_n": "best_of_n",
         "reward": "reward_model",
     }  # fmt: skip
 

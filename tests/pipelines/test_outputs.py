@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import pytest
-
 from gptlife.data.config import Config, Execution, Was
 from gptlife.pipelines import outputs
 
@@ -32,10 +30,3 @@ def test_a_log_with_a_half_written_line(tmp_path):
     assert outputs.read_log(tmp_path) == []
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n[1]\n{"step": 2, "loss": 0.5}\n{"step": 3, "lo\xff')
     assert outputs.read_log(tmp_path) == [{"step": 1}, {"step": 2, "loss": 0.5}]
-
-
-@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), [1]])
-def test_what_is_not_a_number(value):
-    assert not outputs.is_number(value)
-    assert outputs.is_number(0)
-    assert outputs.is_number(-1.5)

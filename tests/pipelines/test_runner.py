@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json
 
 SHORT = "tokenizer: {data: corpus.txt}\npretrain: {}\n"
 
@@ -60,7 +61,7 @@ def test_a_whole_life_runs_once_and_the_second_run_does_nothing(gptlife, address
     ]
     assert page.read_text(encoding="utf-8") == "not written again"
     # What the stage records of itself is what the plan promised.
-    manifest = artifact.read_json(folder / "store" / planned["reward_model"] / "manifest.json")
+    manifest = read_json(folder / "store" / planned["reward_model"] / "manifest.json")
     assert manifest["address"] == planned["reward_model"]
     assert manifest["inputs"] == {"base": planned["sft"], "comparisons": planned["comparisons"]}
 
@@ -205,9 +206,9 @@ def test_a_hub_model_is_fetched_into_the_store_once(gptlife, folder, hub):
         "model.safetensors",
         "stage.yaml",
     ]
-    assert artifact.read_json(path / "manifest.json")["hub_commit"] == "f00"
+    assert read_json(path / "manifest.json")["hub_commit"] == "f00"
     (sft,) = folder.glob("store/sft-*")
-    assert artifact.read_json(sft / "manifest.json")["inputs"] == {"base": path.name}
+    assert read_json(sft / "manifest.json")["inputs"] == {"base": path.name}
 
 
 def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub):

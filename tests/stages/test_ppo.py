@@ -225,7 +225,7 @@ def test_dropout_is_off(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> Non
     loaded = load_causal(base)
     assert [getattr(loaded.config, name) for name in DROPOUTS if hasattr(loaded.config, name)] == [0.0] * 3
     assert {module.p for module in loaded.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
-    assert load_causal(base, resid_pdrop=0.3).config.resid_pdrop == 0.3
+    assert load_causal(base, dropouts={"resid_pdrop": 0.3}).config.resid_pdrop == 0.3
     options = fields(tiny, steps=1, gradient_checkpointing=True)  # which puts the models into train mode
     run(ppo.STAGE, options, tmp_path / "one", policy=base, reward=tiny.reward_model)
     (line,) = log_of(tmp_path / "one")

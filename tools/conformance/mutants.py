@@ -22,7 +22,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -48,6 +49,8 @@ class Mutation(NamedTuple):
     old: str
     """Stands exactly once in the file."""
     new: str
+    unseen: str = ""
+    """Why it can't change a run (see on_runs.py); a mutation that can has none."""
 
 
 def main() -> None:
@@ -56,14 +59,14 @@ def main() -> None:
     parser.add_argument("details", nargs="*", help="names of tests without test_; all of them by default")
     wanted = parser.parse_args().details
     started, places = time.monotonic(), tests()
-    mutations = [Mutation(**row) for row in yaml.safe_load((SUITE / "mutations.yaml").read_text(encoding="utf-8"))]
-    wrong = complaints(places, mutations)
+    every = mutations()
+    wrong = complaints(places, every)
     if wrong:
         sys.exit("\n".join(wrong))
     preload()
     with tempfile.TemporaryDirectory() as folder:
         copy_package(Path(folder) / "gptlife")
-        chosen = [m for m in mutations if not wanted or m.detail in wanted]
+        chosen = [m for m in every if not wanted or m.detail in wanted]
         nodes = sorted({places[m.detail] for m in chosen})
         code, output = run(Path(folder), nodes)
         if code:
@@ -76,6 +79,11 @@ def main() -> None:
     sys.exit(bool(escaped))
 
 
+def mutations() -> list[Mutation]:
+    """All that are committed."""
+    return [Mutation(**row) for row in yaml.safe_load((SUITE / "mutations.yaml").read_text(encoding="utf-8"))]
+
+
 def tests() -> dict[str, str]:
     """Where the test of each detail stands, as pytest names it; those of the vectors have no detail of their own."""
     found = {}
@@ -86,10 +94,10 @@ def tests() -> dict[str, str]:
     return found
 
 
-def complaints(places: dict[str, str], mutations: Sequence[Mutation]) -> list[str]:
+def complaints(places: dict[str, str], every: Sequence[Mutation]) -> list[str]:
     """What is wrong with the list of mutations."""
-    found = [f"no mutation for the detail {name}" for name in places if name not in {m.detail for m in mutations}]
-    for mutation in mutations:
+    found = [f"no mutation for the detail {name}" for name in places if name not in {m.detail for m in every}]
+    for mutation in every:
         if mutation.detail not in places:
             found.append(f"{mutation.detail}: no test of this name")
         path = ROOT / mutation.file
@@ -124,13 +132,23 @@ def copy_package(package: Path) -> None:
         shutil.copytree(ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def caught(folder: Path, mutation: Mutation, node: str) -> bool:
-    """Whether the detail's test fails on the copy with the mutation in it; prints a line of the table."""
-    path, began = folder / "gptlife" / mutation.file, time.monotonic()
+@contextmanager
+def written(folder: Path, mutation: Mutation) -> Iterator[None]:
+    """The copy of the package under `folder` with the mutation in it."""
+    path = folder / "gptlife" / mutation.file
     source = path.read_text(encoding="utf-8")
     path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
-    code, output = run(folder, [node])
-    path.write_text(source, encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(source, encoding="utf-8")
+
+
+def caught(folder: Path, mutation: Mutation, node: str) -> bool:
+    """Whether the detail's test fails on the copy with the mutation in it; prints a line of the table."""
+    began = time.monotonic()
+    with written(folder, mutation):
+        code, output = run(folder, [node])
     state = {FAILED: "caught", -signal.SIGALRM: "caught (did not end)", 0: "ESCAPED"}.get(code, f"pytest ended {code}")
     new, how = " ".join(mutation.new.split()), re.search(r"^E +(\w+)", output, re.MULTILINE)
     by = how[1] if how else ""

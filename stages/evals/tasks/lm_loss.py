@@ -32,7 +32,7 @@ class LMLoss(Task):
         Raises:
             UserError: when `validation_length` is above the model's context, or there is no text.
         """
-        from gptlife.stages.modeling.loading import row_length
+        from gptlife.stages.modeling.lengths import row_length
         from gptlife.stages.training.lm import PackedRows, evaluate_lm
         from gptlife.stages.training.token_stream import token_stream
 

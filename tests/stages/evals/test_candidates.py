@@ -41,7 +41,14 @@ def test_a_base_model_gets_text(tiny: Any, run: Any, tmp_path: Path, monkeypatch
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.pretrain))
     monkeypatch.setattr(candidates, "sample", caught)
-    monkeypatch.setattr(candidates.loading, "context_of", lambda model: 1000)
+    load_causal = candidates.loading.load_causal
+
+    def roomy(path: Path, *rest: Any) -> Any:
+        model = load_causal(path, *rest)
+        model.config.n_positions = 1000
+        return model
+
+    monkeypatch.setattr(candidates.loading, "load_causal", roomy)
     options = fields(tiny, shots=str(tiny.conversations), n_shots=2, max_new_tokens=4)
     metrics = run(evaluation.STAGE, options, tmp_path / "one", base=tiny.pretrain)
     shown = [json.loads(line) for line in tiny.conversations.read_text("utf-8").splitlines()[:2]]
@@ -117,7 +124,12 @@ def test_a_base_prompt_that_does_not_fit(tiny: Any, run: Any, tmp_path: Path, mo
 def test_a_candidate_is_loaded_once(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
     load_causal = candidates.loading.load_causal
-    monkeypatch.setattr(candidates.loading, "load_causal", lambda path: (loads.append(path.name), load_causal(path))[1])
+
+    def counted(path: Path, *rest: Any) -> Any:
+        loads.append(path.name)
+        return load_causal(path, *rest)
+
+    monkeypatch.setattr(candidates.loading, "load_causal", counted)
     shots = {"shots": str(tiny.conversations), "n_shots": 1, "shot_format": "{prompt} {answer}\n"}
     options = fields(tiny, validation=str(tiny.held_out), **shots)
     run(evaluation.STAGE, options, tmp_path / "one", base=tiny.pretrain, sft=tiny.sft)

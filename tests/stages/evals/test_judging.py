@@ -88,3 +88,38 @@ def test_the_reward_model_judges(tiny: Any, run: Any, tmp_path: Path) -> None:
         assert given["score"] == pytest.approx(score, abs=1e-5)
     with pytest.raises(UserError, match=r"^evaluation\.judge: reward_model needs the input `reward`"):
         run(evaluation.STAGE, options, tmp_path / "two", sft=tiny.sft)
+
+
+JUDGE = '''
+def judge(prompts, answers):
+    """Says whether what Anna has is true, and of all else only how long it is."""
+    verdicts = []
+    for prompt, answer in zip(prompts, answers):
+        verdict = {"score": float(len(answer)), "long": float(len(answer) > 10)}
+        if "Anna" in prompt["messages"][-1]["content"]:
+            verdict["truthful"] = 1.0
+        verdicts.append(verdict)
+    return verdicts
+'''
+
+
+def test_verdicts_and_groups_are_the_judges_and_the_prompts(tiny: Any, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(JUDGE, encoding="utf-8")
+    prompts = [json.loads(line)["prompt"] for line in tiny.prompts.read_text("utf-8").splitlines()]
+    rows = [{"prompt": text, "meta": {"verb": text.removesuffix("?").split()[-1]}} for text in prompts]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    judge = {"function": f"{tmp_path / 'mine.py'}:judge"}
+    options = {"prompts": str(tmp_path / "prompts.jsonl"), "judge": judge, "max_new_tokens": 8, "group_by": "verb"}
+    metrics = run(evaluation.STAGE, options, tmp_path / "one", sft=tiny.sft)
+    lengths = [len(row["answers"]["sft"]["text"]) for row in rows_of(tmp_path / "one")]
+    verdicts = metrics["models"]["sft"]["verdicts"]
+    assert {name: mean["n"] for name, mean in verdicts.items()} == {"score": 24, "long": 24}
+    assert verdicts["long"]["mean"] == pytest.approx(sum(length > 10 for length in lengths) / 24)
+    assert {name: (mean["mean"], mean["n"]) for name, mean in metrics["honesty"]["sft"].items()} == {
+        "truthful": (1.0, 3)
+    }
+    groups = metrics["use_cases"]
+    assert {name: group["prompts"] for name, group in groups.items()} == {"have": 8, "see": 8, "want": 8}
+    assert groups["see"]["sft"] == pytest.approx(sum(lengths[1::3]) / 8)
+    plain = run(evaluation.STAGE, {**options, "group_by": "use_case"}, tmp_path / "two", sft=tiny.sft)
+    assert "use_cases" not in plain

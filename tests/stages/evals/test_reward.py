@@ -13,8 +13,7 @@ from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_prompt, encode_text
 from gptlife.stages import evaluation
 from gptlife.stages.evals import candidates, reward
-from gptlife.stages.generation.answering import text_of
-from gptlife.stages.generation.sampler import Answer
+from gptlife.stages.generation.sampler import Answer, text_of
 from gptlife.stages.modeling.loading import load_tokenizer
 from gptlife.stages.ppo import PPO, PPOConfig
 
@@ -58,7 +57,7 @@ def scored(
             row = json.loads(line)
             prompt, given = tuple(encode_prompt(tokenizer, row["messages"])), row["answers"]["sft"]
             answer = sampled[prompt]
-            assert (given["text"], given["finished"]) == (text_of(tokenizer, answer), answer.finished)
+            assert (given["text"], given["finished"]) == (text_of(tokenizer, answer.tokens), answer.finished)
             # Tokens that the tokenizer would not write for their text can't come back from it.
             if encode_text(tokenizer, given["text"]) == [token for token in answer.tokens if token != eos]:
                 pairs[row["messages"][0]["content"]] = (answer.finished, by_prompt[prompt], given["score"])

@@ -1,8 +1,8 @@
 """Throw a million mutated files at each reader: no crash, no hang, nothing accepted that isn't so.
 
     pip install atheris
-    python tests/faults/fuzz.py                         all targets
-    python tests/faults/fuzz.py jsonl csv --jobs 2      these, two at once
+    python tools/faults/fuzz.py                         all targets
+    python tools/faults/fuzz.py jsonl csv --jobs 2      these, two at once
         --runs 1000000 --seconds 600 --page docs/results/fuzz.md
 
 Coverage-guided (libFuzzer), seeded with the corpus of bad inputs. A reader may refuse with a `UserError` of one line;
@@ -11,7 +11,7 @@ any other exception is a finding, and so is an input that takes more than five s
     jsonl, json   a row that is not what a second, plain reading of its line gives; a line that is neither row nor fault
     csv, tsv      a row whose columns are not those of the header
     gz, zst       a row out of a file that the packing's own tool calls damaged
-    rows          a conversation, prompt or ranking that breaks what the stages are promised (data/formats.py)
+    rows          a conversation, prompt, label or ranking that breaks what the stages are promised (data/formats.py)
     chat          a control token that came out of somebody's text
     recipe        a recipe that is no table of known steps
 
@@ -37,7 +37,7 @@ from typing import Any
 
 import yaml
 
-CORPUS = Path(__file__).parents[1] / "bad_inputs" / "files"
+CORPUS = Path(__file__).parents[2] / "tests" / "bad_inputs" / "files"
 TARGETS = ("jsonl", "json", "csv", "tsv", "txt", "gz", "zst", "parquet", "rows", "chat", "recipe")
 
 
@@ -94,10 +94,10 @@ def write_page(path: Path, rows: dict[str, str]) -> None:
         "",
         "## Fuzzing",
         "",
-        "Made by `python tests/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
+        "Made by `python tools/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
         "stay). Inputs are mutations of [the corpus](../../tests/bad_inputs/expected.yaml), guided by what they reach; "
         "a finding is a crash, a hang, a refusal of several lines, or something accepted that isn't so "
-        "([which](../../tests/faults/fuzz.py)).",
+        "([which](../../tools/faults/fuzz.py)).",
         "",
         "| target | inputs tried | seconds | findings |",
         "| --- | --: | --: | --: |",
@@ -212,6 +212,7 @@ def target_of(name: str) -> Callable[[bytes], None]:
             formats.to_text,
             formats.to_prompt,
             formats.to_conversation,
+            formats.to_label,
             formats.to_ranking,
             formats.to_choices,
         ):
@@ -304,6 +305,9 @@ def keeps_promise(name: str, form: dict[str, Any]) -> None:
         assert len(form["ranks"]) == len(form["answers"]) >= 2
         assert all(type(rank) is int and rank >= 1 for rank in form["ranks"])
         assert all(type(answer) is str for answer in form["answers"])
+    if "label" in form:
+        assert type(form["label"]) is bool
+        assert form["answer"] == form["answer"].strip() != ""
     if "choices" in form:
         assert 0 <= form["gold"] < len(form["choices"])
     if name == "to_text":
