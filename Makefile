@@ -36,7 +36,8 @@ test-all: setup
 # Every detail of RLHF has its test, and every test turns red when its detail is broken on purpose.
 conformance: setup
 	$(BIN)/python -m pytest tests/conformance
-	$(BIN)/python tests/conformance/mutants.py
+	$(BIN)/python tools/conformance/mutants.py
+	$(BIN)/python tools/conformance/on_runs.py
 
 # What is killed and resumed ends with the very bytes of what was not.
 test-faults: setup

@@ -1,14 +1,13 @@
 """Log-probabilities of tokens, and sums over the real tokens of a padded batch.
 
 Log-probabilities are those of the distribution that was sampled from, so the logits are divided by the sampling
-temperature; without that the measured KL rises too fast (Huang et al. 2024, "The N implementation details of RLHF
-with PPO", https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo). Softmaxes are taken in
-float32, one sequence at a time, and taken again in the backward pass: besides the logits and their gradient, only
-one sequence's (T, V) ever stands in float32.
+temperature; otherwise the measured KL rises too fast (Huang et al. 2024, "The N implementation details of RLHF with
+PPO", https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo). Softmaxes are taken in float32 and
+taken again in the backward pass, so that only the logits and their gradient stay in memory.
 
-Padding is removed by selection, never by multiplication, so a NaN or an infinity in it can't leak into a sum.
+Padding is removed by selection, never by multiplication: a NaN or an infinity in it can't reach a sum.
 
-Legend: B batch, T tokens, V vocabulary; x and mask without a suffix have any, equal, shape.
+Legend: N tokens, V vocabulary; x and mask have any, equal, shape.
 """
 
 from __future__ import annotations
@@ -20,94 +19,66 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Reduce = Callable[[Tensor], Tensor]
-"""Sums a tensor over all processes, as `accelerator.reduce(x, "sum")` does; every process must call it."""
-
-
-def one_process(x: Tensor) -> Tensor:
-    """The `Reduce` of a single process: `x` itself."""
-    return x
-
 
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or in float64 if it was."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def token_logprobs(logits_BTV: Tensor, tokens_BT: Tensor, temperature: float) -> Tensor:
-    """logprobs_BT: log softmax(logits / temperature) at the given tokens, in nats, float32.
-
-    `logits_BTV[b, t]` predicts `tokens_BT[b, t]`: the caller has shifted them by one.
-
-    Raises:
-        ValueError: when the temperature is not positive.
-    """
-    return _by_sequence(_logprobs_of_sequence, temperature, logits_BTV, tokens_BT)
-
-
 def selected_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
-    """log p of each target under its logits at `temperature`, (N,)."""
-    return token_logprobs(logits_NV.unsqueeze(0), targets_N.unsqueeze(0), temperature).squeeze(0)
-
-
-def entropy(logits_BTV: Tensor, temperature: float) -> Tensor:
-    """entropy_BT: entropy of softmax(logits / temperature), in nats, float32; 0 .. log V.
+    """logprobs_N: log softmax(logits / temperature) at the targets, in nats, float32.
 
     Raises:
         ValueError: when the temperature is not positive.
     """
-    return _by_sequence(_entropy_of_sequence, temperature, logits_BTV)
+    return _recomputed(_logprobs, temperature, logits_NV, targets_N)
 
 
-def _by_sequence(function: Callable[..., Tensor], temperature: float, *batches: Tensor) -> Tensor:
+def entropy(logits_NV: Tensor, temperature: float) -> Tensor:
+    """entropy_N: entropy of softmax(logits / temperature), in nats, float32; 0 .. log V.
+
+    Raises:
+        ValueError: when the temperature is not positive.
+    """
+    return _recomputed(_entropy, temperature, logits_NV)
+
+
+def _recomputed(function: Callable[..., Tensor], temperature: float, *tensors: Tensor) -> Tensor:
+    """`function`, computed again in the backward pass instead of kept in memory."""
     if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, found {temperature}")
-    # unbind, not indexing: its gradient is one stack, where indexing's is a full (B, T, V) per sequence.
-    sequences = zip(*(batch.unbind(0) for batch in batches), strict=True)
-    return torch.stack(
-        [
-            checkpoint(function, temperature, *sequence, use_reentrant=False, preserve_rng_state=False)
-            for sequence in sequences
-        ]
-    )
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    result: Tensor = checkpoint(function, temperature, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
-def _logprobs_of_sequence(temperature: float, logits_TV: Tensor, tokens_T: Tensor) -> Tensor:
-    logprobs_TV = (at_least_float32(logits_TV) / temperature).log_softmax(-1)
-    return logprobs_TV.gather(-1, tokens_T.unsqueeze(-1)).squeeze(-1)
+def _logprobs(temperature: float, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    logprobs_NV = (at_least_float32(logits_NV) / temperature).log_softmax(-1)
+    return logprobs_NV.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
 
 
-def _entropy_of_sequence(temperature: float, logits_TV: Tensor) -> Tensor:
-    logprobs_TV = (at_least_float32(logits_TV) / temperature).log_softmax(-1)
+def _entropy(temperature: float, logits_NV: Tensor) -> Tensor:
+    logprobs_NV = (at_least_float32(logits_NV) / temperature).log_softmax(-1)
     # A token of probability 0 has log-probability -inf and must count as 0 log 0 = 0, not as NaN.
-    finite_TV = logprobs_TV.clamp(min=torch.finfo(logprobs_TV.dtype).min)
-    return -(logprobs_TV.exp() * finite_TV).sum(-1)
+    finite_NV = logprobs_NV.clamp(min=torch.finfo(logprobs_NV.dtype).min)
+    return -(logprobs_NV.exp() * finite_NV).sum(-1)
 
 
-def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Sum of `x` where `mask` (bool), over everything or over one dimension; in float32 or better."""
-    kept = torch.where(mask, at_least_float32(x), 0)
-    return kept.sum() if dim is None else kept.sum(dim)
-
-
-def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of `x` where `mask` (bool), over everything or over one dimension; NaN where nothing is real."""
-    count = mask.sum() if dim is None else mask.sum(dim)
-    return masked_sum(x, mask, dim) / count
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `x` where `mask` (bool), shape (); in float32 or better."""
+    return torch.where(mask, at_least_float32(x), 0).sum()
 
 
 class Moments(NamedTuple):
-    """Number, mean and biased variance of the real entries over all processes; each of shape ()."""
+    """Number, mean and biased variance of the real entries; each of shape ()."""
 
     n: Tensor
     mean: Tensor
     var: Tensor
 
 
-def masked_moments(x: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Moments:
-    """Moments of `x` where `mask`, the variance from squared deviations (two passes, hence two reductions)."""
+def masked_moments(x: Tensor, mask: Tensor) -> Moments:
+    """Moments of `x` where `mask` (bool); the variance is taken in a second pass, from squared deviations."""
     total = masked_sum(x, mask)
-    count, total = reduce(torch.stack([mask.sum().to(total.dtype), total])).unbind()
+    count = mask.sum().to(total.dtype)
     mean = total / count
-    var = reduce(masked_sum((x - mean).square(), mask)) / count
-    return Moments(count, mean, var)
+    return Moments(count, mean, masked_sum((x - mean).square(), mask) / count)

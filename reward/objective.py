@@ -1,16 +1,16 @@
-"""PPO's clipped policy and value losses as sums over real tokens.
+"""PPO's clipped policy and value losses, summed over actions.
 
-Schulman et al. 2017 (arXiv 1707.06347, Eq 7), tokens as actions; the value is clipped like the policy, around its
-value at the time of sampling (lm-human-preferences, `train_policy.py`):
+Schulman et al. 2017 (arXiv 1707.06347, Eq 7); the value is clipped like the policy, around its value at the time of
+sampling (lm-human-preferences, `train_policy.py`):
 
-    policy  max(-A ratio, -A clip(ratio, 1 - c, 1 + c)),  ratio = pi / pi_old
+    policy  max(-A ratio, -A clip(ratio, 1 - c, 1 + c_high)),  ratio = pi / pi_old
     value   0.5 max((V - return)², (clip(V, V_old - c, V_old + c) - return)²)
 
-Sums, not means: the loop divides by the count of real tokens over all micro-batches and processes, so the loss does not
-depend on how a batch was split. Only `loss_sum` carries gradient. Left out: an entropy bonus, which gains nothing
-over the KL penalty (Zheng et al. 2023, "Secrets of RLHF in Large Language Models", arXiv 2307.04964).
+The loop divides the sums by a count over all micro-batches and processes, so the loss does not depend on how a batch
+was split. Only `loss_sum` carries gradient. Left out: an entropy bonus, which gains nothing over the KL penalty (Zheng
+et al. 2023, "Secrets of RLHF in Large Language Models", arXiv 2307.04964).
 
-Legend: B batch, R response; every field of the NamedTuples has shape ().
+Legend: N actions without padding, B batch, R response; every field of the NamedTuples has shape ().
 """
 
 from __future__ import annotations
@@ -20,83 +20,95 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gptlife.reward.logprobs import Reduce, masked_moments, masked_sum, one_process
+from gptlife.reward.logprobs import masked_moments, masked_sum
 
 
 class PolicyTerms(NamedTuple):
-    """Sums over the real tokens; divide each by the (global) count."""
+    """Sums over the actions."""
 
     loss_sum: Tensor
-    """Clipped surrogate loss; the one to minimise."""
+    """Clipped surrogate loss, times the weights: minimise it."""
     approx_kl_sum: Tensor
     """(new - old)² / 2 of the log-probabilities, nats: how far this update has moved the policy."""
     clipfrac_sum: Tensor
-    """Tokens where the clipped loss is the larger one, and the gradient therefore 0."""
+    """Actions whose clipped loss is the larger one, so that their gradient is 0."""
     ratio_sum: Tensor
     """pi / pi_old."""
     ratio_sq_sum: Tensor
-    """(pi / pi_old)²: with ratio_sum, the ratio's variance."""
-    n_tokens: Tensor
-    """Real tokens."""
+    """(pi / pi_old)²: gives the ratio's variance, with `ratio_sum`."""
+    n: Tensor
+    """Actions."""
 
 
 class ValueTerms(NamedTuple):
-    """Sums over the real tokens; divide each by the (global) count."""
+    """Sums over the actions."""
 
     loss_sum: Tensor
-    """Half the larger of the clipped and the plain squared error; the one to minimise."""
-    clipfrac_sum: Tensor
-    """Tokens where the clipped error is the larger one."""
+    """Half the larger of the clipped and the plain squared error: minimise it."""
     error_sum: Tensor
     """Plain squared error (V - return)²."""
-    n_tokens: Tensor
-    """Real tokens."""
+    clipfrac_sum: Tensor
+    """Actions whose clipped error is the larger one."""
+    n: Tensor
+    """Actions."""
 
 
 def policy_loss(
-    logprobs_BR: Tensor, old_logprobs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, clip_range: float
+    logprobs_N: Tensor,
+    old_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    weights_N: Tensor | None = None,
 ) -> PolicyTerms:
-    """Sums of PPO's policy loss and its health over real tokens; ratios beyond 1 ± `clip_range` earn nothing more."""
-    # Padding is silenced before exp: selecting afterwards would still send 0 * inf = NaN into the gradient.
-    logratio_BR = torch.where(mask_BR, logprobs_BR - old_logprobs_BR, 0)
-    ratio_BR = logratio_BR.exp()
-    plain_BR = -advantages_BR * ratio_BR
-    clipped_BR = -advantages_BR * ratio_BR.clamp(1 - clip_range, 1 + clip_range)
-    loss_sum = masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)
+    """Sums of the clipped policy loss and of the statistics to watch.
+
+    Args:
+        logprobs_N: log-probabilities of the actions now, with gradient; an action is a token or a whole answer.
+        old_logprobs_N: log-probabilities when the actions were sampled.
+        clip_range: c; a ratio below 1 - c or above 1 + c brings no further gain.
+        clip_range_high: c_high for the upper bound; None: c. [DAPO: Yu et al. 2025, arXiv 2503.14476, Eq 10]
+        weights_N: weight of each action in `loss_sum`; None: 1.
+    """
+    logratio_N = logprobs_N - old_logprobs_N
+    ratio_N = logratio_N.exp()
+    high = clip_range if clip_range_high is None else clip_range_high
+    plain_N = -advantages_N * ratio_N
+    clipped_N = -advantages_N * ratio_N.clamp(1 - clip_range, 1 + high)
+    loss_N = torch.maximum(plain_N, clipped_N)
+    loss_sum = (loss_N if weights_N is None else weights_N * loss_N).sum()
     with torch.no_grad():
         return PolicyTerms(
             loss_sum=loss_sum,
-            approx_kl_sum=masked_sum(0.5 * logratio_BR.square(), mask_BR),
-            clipfrac_sum=masked_sum(clipped_BR > plain_BR, mask_BR),
-            ratio_sum=masked_sum(ratio_BR, mask_BR),
-            ratio_sq_sum=masked_sum(ratio_BR.square(), mask_BR),
-            n_tokens=mask_BR.sum(),
+            approx_kl_sum=(0.5 * logratio_N.square()).sum(),
+            clipfrac_sum=(clipped_N > plain_N).float().sum(),
+            ratio_sum=ratio_N.sum(),
+            ratio_sq_sum=ratio_N.square().sum(),
+            n=torch.tensor(float(ratio_N.numel()), device=ratio_N.device),
         )
 
 
-def value_loss(
-    values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, clip_range: float
-) -> ValueTerms:
-    """Sums of the clipped value loss over real tokens; `clip_range` in units of the score."""
-    clipped_values_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip_range, clip_range)
-    plain_BR = (values_BR - returns_BR).square()
-    clipped_BR = (clipped_values_BR - returns_BR).square()
-    loss_sum = masked_sum(0.5 * torch.maximum(plain_BR, clipped_BR), mask_BR)
+def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip_range: float) -> ValueTerms:
+    """Sums of the clipped value loss; `clip_range` in units of the score."""
+    clipped_values_N = old_values_N + (values_N - old_values_N).clamp(-clip_range, clip_range)
+    plain_N = (values_N - returns_N).square()
+    clipped_N = (clipped_values_N - returns_N).square()
+    loss_sum = (0.5 * torch.maximum(plain_N, clipped_N)).sum()
     with torch.no_grad():
         return ValueTerms(
             loss_sum=loss_sum,
-            clipfrac_sum=masked_sum(clipped_BR > plain_BR, mask_BR),
-            error_sum=masked_sum(plain_BR, mask_BR),
-            n_tokens=mask_BR.sum(),
+            clipfrac_sum=(clipped_N > plain_N).float().sum(),
+            error_sum=plain_N.sum(),
+            n=torch.tensor(float(values_N.numel()), device=values_N.device),
         )
 
 
-def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, reduce: Reduce = one_process) -> Tensor:
+def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> Tensor:
     """1 - mean squared error / biased variance of the returns; shape (), NaN where all returns are equal.
 
-    1 is perfect, 0 as good as their mean. As lm-human-preferences' `val/var_explained`, and unlike var(error) /
-    var(returns), it charges a value function that is off by a constant.
+    1: perfect; 0: as good as predicting their mean. Like lm-human-preferences' `val/var_explained`, and unlike
+    1 - var(error) / var(returns), it counts a constant error of the value function.
     """
-    moments = masked_moments(returns_BR, mask_BR, reduce)
-    error = reduce(masked_sum((values_BR - returns_BR).square(), mask_BR)) / moments.n
+    moments = masked_moments(returns_BR, mask_BR)
+    error = masked_sum((values_BR - returns_BR).square(), mask_BR) / moments.n
     return torch.where(moments.var > 0, 1 - error / moments.var, torch.nan)

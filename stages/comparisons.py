@@ -15,26 +15,28 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Share, Was
+from gptlife.data.config import Execution, Share
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import JudgeConfig, Labeler, PanelConfig
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.reward.judges.config import JudgeConfig, PanelConfig
+from gptlife.reward.judges.labelers import Labeler
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
 
 Row = dict[str, Any]
 
 
-class ComparisonsConfig(StageConfig):
+class ComparisonsConfig(SamplingConfig):
     """Sample answers and have them ranked."""
 
     prompts: Data
@@ -51,12 +53,6 @@ class ComparisonsConfig(StageConfig):
     """Fewest answers a prompt. [InstructGPT 3.5]"""
     answers_max: PositiveInt = 9
     """Most answers a prompt. [InstructGPT 3.5]"""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling. [InstructGPT C.4]"""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 256
     """Prompts between savings."""
 
@@ -75,7 +71,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     from gptlife.data.formats import prompts
     from gptlife.data.splits import split
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
@@ -86,12 +82,12 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     else:
         held_out = prompts(config.validation, config.seed)
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_causal(policy).to(accelerator.device).eval()
+    model = loading.load_causal(policy, tokenizer).to(accelerator.device).eval()
     sampled = {}
     n_prompts = len(found) + len(held_out)
-    with Journal(output, "comparisons", n_prompts, main=accelerator.is_main_process) as journal:
+    with MetricLog(output, "comparisons", n_prompts, main=accelerator.is_main_process) as metric_log:
         for name, rows in (("train", found), ("validation", held_out)):
-            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, journal)
+            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, metric_log)
     metrics: Metrics = {}
     if accelerator.is_main_process:
         for name, rows in sampled.items():
@@ -112,7 +108,7 @@ def _sample_all(
     prompts: Sequence[Row],
     name: str,
     output: Path,
-    journal: Journal,
+    metric_log: MetricLog,
 ) -> list[Row]:
     """Every prompt with its `answers` and `finished`, in order."""
     from gptlife.stages.generation.chunks import in_chunks
@@ -124,7 +120,7 @@ def _sample_all(
     for part in in_chunks(accelerator, output, name, len(prompts), config.chunk, make):
         done += part
         n_answers = sum(len(row["answers"]) for row in part)
-        journal.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
+        metric_log.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
     return done
 
 
@@ -159,7 +155,7 @@ def _sample_chunk(
 
 def _rank_all(config: ComparisonsConfig, rows: Sequence[Row], name: str) -> list[Row]:
     """One ranking a prompt by a labeler drawn for it; held-out prompts get one from each group."""
-    from gptlife.reward.judges.judge import load_panel
+    from gptlife.reward.judges.labelers import load_panel
 
     panels = [load_panel(config.labelers)]
     if name == "validation" and config.heldout_labelers is not None:
@@ -201,21 +197,23 @@ def summary(rankings: Sequence[Row]) -> dict[str, float]:
 def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
     """By group: agreement of two labelers, and the gold judge's accuracy on the labelers' pairs (its ties half)."""
     from gptlife.reward.judges.judge import load_judge
+    from gptlife.reward.judges.verdicts import scores_of
+    from gptlife.reward.statistics.accuracy import accuracy
 
     judge = load_judge(gold, "comparisons.gold")
     found: dict[str, float] = {}
     for group in sorted({row["group"] for row in rankings}):
         rows = [row for row in rankings if row["group"] == group]
         agree: list[float] = []
-        right: list[float] = []
+        margins: list[float] = []
         for row in rows:
-            scores = judge([row] * len(row["answers"]), row["answers"])
+            scores = scores_of(judge([row] * len(row["answers"]), row["answers"]))
             for better, worse in pairs(row["ranks"]):
-                right.append(0.5 + 0.5 * ((scores[better] > scores[worse]) - (scores[better] < scores[worse])))
+                margins.append(scores[better] - scores[worse])
             if "second_ranks" in row:
                 second = set(pairs(row["second_ranks"]))
                 agree += [pair in second for pair in pairs(row["ranks"]) if pair in second or pair[::-1] in second]
-        found[f"ceiling_{group}"] = sum(right) / max(1, len(right))
+        found[f"ceiling_{group}"] = accuracy(margins)
         if agree:
             found[f"agreement_{group}"] = sum(agree) / len(agree)
     return found

@@ -71,7 +71,7 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     """Train and save; metrics: losses in nats a token, bits per byte, tokens/s, MFU."""
     from transformers import AutoModelForCausalLM
 
-    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling import checks, lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.runtime.device import flops_per_token, peak_flops, peak_gpu_memory_mb
     from gptlife.stages.training import lm
@@ -90,12 +90,10 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
 
     settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
     act = "lower it, or raise the context in architecture.fields"
-    loading.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
-    for name in loading.DROPOUTS:
-        if getattr(settings, name, None) is not None:
-            setattr(settings, name, config.dropout)
+    lengths.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
+    loading.set_dropouts(settings, dict.fromkeys(loading.DROPOUTS, config.dropout))
     model = AutoModelForCausalLM.from_config(settings)
-    loading.check_causal(model, "pretrain.architecture")
+    checks.check_causal(model, "pretrain.architecture")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     flops, peak = flops_per_token(model, config.sequence_length), peak_flops(accelerator.device)
@@ -119,14 +117,14 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         validate_every=config.validate_every,
     )
     if accelerator.is_main_process:
-        vocabulary.model_max_length = loading.context_of(model)
+        vocabulary.model_max_length = lengths.context_of(model)
         loading.save(model, vocabulary, output)
     # On a shared CPU the peak varies with what else runs: the better of two measurements.
     peak = max(peak, peak_flops(accelerator.device) or 0.0) if peak else None
     rate = metrics["tokens_per_second"] * flops / accelerator.num_processes
     return {
         **metrics,
-        "parameters": loading.size_of(model),
+        "parameters": model.num_parameters(),
         "corpus_tokens": len(stream),
         "mfu": rate / peak if peak else None,
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),

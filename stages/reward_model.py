@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from gptlife.data.config import Execution, Share
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.preferences.rankings import (
     Rankings,
@@ -39,14 +39,14 @@ from gptlife.stages.preferences.rankings import (
     train_and_held_out,
 )
 from gptlife.stages.runtime.stage import Metrics, Stage
-from gptlife.stages.training.config import TrainingConfig
+from gptlife.stages.training.config import FinetuningConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
 
-class RewardModelConfig(TrainingConfig):
+class RewardModelConfig(FinetuningConfig):
     """Train a reward model on rankings."""
 
     data: Data | None = None
@@ -73,14 +73,6 @@ class RewardModelConfig(TrainingConfig):
     """Passes over the rankings; more overfit. [InstructGPT C.2]"""
     batch_size: PositiveInt = 64
     """Global batch in prompts. [InstructGPT C.2]"""
-    warmup_steps: NonNegativeInt = 0
-    """[not given in InstructGPT]"""
-    weight_decay: NonNegativeFloat = 0.0
-    """[not given in InstructGPT]"""
-    max_length: PositiveInt | None = None
-    """A prompt and answer of more tokens are left out of their ranking; None: the model's context."""
-    validate_every: NonNegativeInt = 0
-    """Steps between validations; 0: four times per epoch."""
     share_prompts: Execution[bool] = True
     """Read a prompt once for all its answers, where the model allows it: the same scores for a half to a third of the
     tokens."""
@@ -143,10 +135,10 @@ def _encoded(config: RewardModelConfig, base: Path, comparisons: Sequence[Path |
         UserError: when there are none, or fewer than `config.rankings`.
     """
     from gptlife.data.formats import rankings
-    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling import lengths, loading
 
     tokenizer = loading.load_tokenizer(base)
-    limit = loading.limit_of(config.max_length, loading.load_config(base), "reward_model.max_length")
+    limit = lengths.limit_of(config.max_length, loading.load_config(base), "reward_model.max_length")
     train, validation = train_and_held_out(config.data, config.validation, config.seed, comparisons, "reward_model")
     if config.rankings is not None and config.rankings > len(train):
         raise UserError(f"reward_model.rankings: {config.rankings} wanted, but there are {len(train)}; lower it")
@@ -161,7 +153,8 @@ def _encoded(config: RewardModelConfig, base: Path, comparisons: Sequence[Path |
 def _member(config: RewardModelConfig, number: int, output: Path, inputs: _Inputs, accelerator: Accelerator) -> Metrics:
     """Train a member and save it; one that an earlier run finished, and whose files are unchanged, is kept."""
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_by_all, sums
+    from gptlife.stages.runtime.artifact import CHECKPOINTS
+    from gptlife.stages.runtime.files import keep_piece, kept_by_all, sums
 
     folder, mark = loading.member_path(output, number), output / CHECKPOINTS / f"member-{number}.json"
     kept = kept_by_all(accelerator, mark)
@@ -185,10 +178,11 @@ def _train(
     config: RewardModelConfig, number: int, folder: Path, inputs: _Inputs, accelerator: Accelerator
 ) -> tuple[Any, Metrics]:
     """One member, trained with `config.seed` and normalised; and the metrics of its training."""
+    from gptlife.reward.statistics.accuracy import accuracy
     from gptlife.stages.modeling import adapters, loading
     from gptlife.stages.modeling.forward import SelectedScores
     from gptlife.stages.modeling.scorer import score
-    from gptlife.stages.preferences.metrics import accuracy, margins
+    from gptlife.stages.preferences.metrics import margins
     from gptlife.stages.training.loop import fit
     from gptlife.stages.training.setup import epochs
 

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.data.tokens import SMALLEST_VOCABULARY
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
 
 UNBOUNDED = 1_000_000
@@ -45,7 +45,7 @@ def run(config: TokenizerConfig, output: Path) -> Metrics:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("tokenizer.launcher: runs in one process; leave the launcher out for this stage")
     started = time.monotonic()
-    with Journal(output, "tokenizer", 1, track=None) as journal:
+    with MetricLog(output, "tokenizer", 1, track=None) as metric_log:
         documents = islice(texts(config.data, config.seed), config.sample_documents)
         tokenizer = train_tokenizer(documents, config.vocabulary, UNBOUNDED)
         if config.chat_template is not None:
@@ -56,7 +56,7 @@ def run(config: TokenizerConfig, output: Path) -> Metrics:
         if not n_tokens:
             raise UserError("tokenizer.data: the text is empty; give a source with text in it")
         metrics = {"vocabulary": len(tokenizer), "bytes_per_token": n_bytes / n_tokens}
-        journal.log(1, metrics, f"{len(tokenizer)} entries, {n_bytes / n_tokens:.2f} bytes a token")
+        metric_log.log(1, metrics, f"{len(tokenizer)} entries, {n_bytes / n_tokens:.2f} bytes a token")
     tokenizer.save_pretrained(str(output))
     return {**metrics, "seconds": round(time.monotonic() - started, 2)}
 

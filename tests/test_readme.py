@@ -15,10 +15,11 @@ from typer.testing import CliRunner, Result
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError
 from gptlife.data.yaml_tables import parse_yaml
-from gptlife.pipelines import cli
+from gptlife.pipelines.cli.app import app
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
-from gptlife.reward.judges.judge import checked, load_function
+from gptlife.reward.judges.functions import checked, load_function
+from gptlife.reward.judges.verdicts import scores_of
 from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def invoke(words: list[str]) -> Result:
-    return CliRunner().invoke(cli.app, words)
+    return CliRunner().invoke(app, words)
 
 
 def planned_instead(words: list[str]) -> list[str]:
@@ -219,18 +220,18 @@ def test_the_example_reward() -> None:
     score = checked(load_function(name, "ppo.reward_function"), name)
     answers = [" ".join(["word"] * count) for count in (40, 0, 20, 60, 200, 30)]
     prompts = [{"messages": [{"role": "user", "content": "Speak."}]} for _ in answers]
-    assert score(prompts, answers) == [1.0, -1.0, 0.0, 0.0, -1.0, 0.5]
+    assert scores_of(score(prompts, answers)) == [1.0, -1.0, 0.0, 0.0, -1.0, 0.5]
 
 
 def test_the_configuration_page_is_the_configs() -> None:
-    script = ROOT / "docs" / "configuration.py"
+    script = ROOT / "tools" / "configuration.py"
     spec = importlib.util.spec_from_file_location("configuration_page", script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     committed = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert committed == module.page(), "run: python docs/configuration.py"
+    assert committed == module.page(), "run: python tools/configuration.py"
     # And it is no empty equality: hand-picked lines.
     assert "| `kl_coef` | number ≥ 0 | `0.02` | β: price of a nat of KL to the reference" in committed
     assert "| `micro_batch_tokens`° | integer > 0 | `4096` |" in committed

@@ -47,7 +47,7 @@ def dangerous(tree: ast.AST) -> Iterator[str]:
             yield called
         if given.get("shell") == "True" or given.get("weights_only") == "False":
             yield f"{called} with {given}"
-        if called.endswith(".from_pretrained") and given.get("trust_remote_code") not in {"False", "foreign.trusted()"}:
+        if called.endswith(".from_pretrained") and given.get("trust_remote_code") not in {"False", "trust.trusted()"}:
             yield f"{called} that asks whether to run code"
         if called.endswith(("from_pretrained", "snapshot_download")) and given.get("trust_remote_code") == "True":
             yield f"{called} that runs code"
@@ -157,7 +157,7 @@ def test_what_has_weights_in_pickles_only(names: list[str], expected: bool) -> N
 
 
 def test_servers_listen_on_this_machine_only() -> None:
-    from gptlife.pipelines.cli_talk import label
+    from gptlife.pipelines.cli.talk import label
     from gptlife.pipelines.labeling.server import LabelServer
 
     for function in (label, LabelServer.__init__):

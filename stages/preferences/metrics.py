@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from gptlife.data.errors import UserError
-from gptlife.reward.judges.judge import Judge, JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.verdicts import Judge, scores_of
+from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages.runtime.stage import Metrics
 
 if TYPE_CHECKING:
@@ -76,11 +78,6 @@ def by_group(by_ranking: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict
     for row, of_row in zip(rows, by_ranking, strict=True):
         groups.setdefault(str(row.get("group") or "all"), []).extend(of_row)
     return groups
-
-
-def accuracy(margins: Sequence[float]) -> float:
-    """Share of the pairs whose better answer scores higher; an equal score counts half."""
-    return sum((margin > 0) + 0.5 * (margin == 0) for margin in margins) / max(1, len(margins))
 
 
 def held_out_metrics(scores_MN: Tensor, rows: Sequence[Row], name: str, gold: Judge | None = None) -> Metrics:
@@ -166,7 +163,7 @@ def _gold_metrics(scores: Sequence[float], rows: Sequence[Row], name: str, gold:
         for row, of_row in zip(rows, _by_ranking(scores, rows), strict=True)
     }
     asked = [(row, text) for row, _ in once.values() for text in row["answers"]]
-    truths = iter(gold([row for row, _ in asked], [text for _, text in asked]))
+    truths = iter(scores_of(gold([row for row, _ in asked], [text for _, text in asked])))
     judged = [(of_row, [next(truths) for _ in of_row]) for _, of_row in once.values()]
     rhos = [rho for of_row, truth in judged if (rho := spearman(of_row, truth)) is not None]
     right = [of_row[i] - of_row[j] for of_row, truth in judged for i, j in pairs([-value for value in truth])]

@@ -17,16 +17,17 @@ import torch
 from transformers import TrainerCallback
 
 from gptlife.data.errors import UserError
-from gptlife.stages.modeling import loading
+from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.adapters import merge_lora
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.preferences.config import PreferenceConfig
 from gptlife.stages.preferences.implicit_rewards import ImplicitRewards, Measure, Sequences
 from gptlife.stages.preferences.trl_trainer import EncodedRows, Row, quiet, settings_of
 from gptlife.stages.runtime import signals
-from gptlife.stages.runtime.artifact import sync_directory
 from gptlife.stages.runtime.device import peak_gpu_memory_mb
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.files import sync_directory
+from gptlife.stages.runtime.metric_log import MetricLog
+from gptlife.stages.runtime.notices import quiet_libraries
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.loop import seed_step
 from gptlife.stages.training.setup import epochs
@@ -68,9 +69,10 @@ def train(
         UserError: for lengths that don't fit the model, a batch that the processes can't share, a gradient that is not
             finite.
     """
+    quiet_libraries()
     args = settings_of(kind, config, output, options)
     tokenizer, model = loading.load_tokenizer(policy), loading.load_causal(policy)
-    rows, measured = encode(tokenizer, loading.limit_of(config.max_length, model, f"{kind.stage}.max_length"))
+    rows, measured = encode(tokenizer, lengths.limit_of(config.max_length, model, f"{kind.stage}.max_length"))
     batch = config.batch_size
     steps = max(1, round(len(rows) * config.epochs / batch))
     plan = epochs(config, len(rows), batch, steps * batch / len(rows), config.warmup_steps)
@@ -96,8 +98,8 @@ def _fit(trainer: Any, output: Path, validate: Callable[[], dict[str, float]], v
     checkpoints = TrainerCheckpoints(output, trainer.accelerator, config.checkpoint_seconds, config.checkpoints_kept)
     newest, kept = checkpoints.newest()
     state = kept or {"step": 0, "seconds": 0.0}
-    journal = Journal(output, trainer.stage, total, start=int(state["step"]), track=config.track, main=main)
-    with journal, signals.after_the_step():
+    journal = MetricLog(output, trainer.stage, total, start=int(state["step"]), track=config.track, main=main)
+    with journal, signals.stop_after_step():
         reporter = Reporter(trainer, journal, checkpoints, validate, validate_every, state)
         trainer.add_callback(reporter)
         with quiet():
@@ -136,7 +138,7 @@ class Reporter(TrainerCallback):
     def __init__(
         self,
         trainer: Any,
-        journal: Journal,
+        journal: MetricLog,
         checkpoints: TrainerCheckpoints,
         validate: Callable[[], dict[str, float]],
         validate_every: int,

@@ -32,7 +32,7 @@ from gptlife.stages.preferences.config import PreferenceConfig
 from gptlife.stages.preferences.implicit_rewards import mismatched
 from gptlife.stages.runtime.artifact import CHECKPOINTS
 from gptlife.stages.runtime.device import best_device
-from gptlife.stages.runtime.provenance import go_on_as_begun
+from gptlife.stages.runtime.provenance import resume_as_begun
 from gptlife.stages.training.setup import Schedule, adamw
 
 Row = dict[str, Any]
@@ -198,7 +198,7 @@ def settings_of(kind: type[EncodedRows], config: PreferenceConfig, output: Path,
     if batch % args.world_size:
         act = "give a multiple"
         raise UserError(f"{name}.batch_size: {args.world_size} processes can't share {batch} rows equally; {act}")
-    go_on_as_begun(config, output)
+    resume_as_begun(output, config.model_dump())
     return args
 
 

@@ -1,52 +1,35 @@
-"""What `ppo` and `rloo` share: config and loop. Each step learns from answers that the policy gave just now.
-
-    sample    answers to a batch of prompts, temperature 1
-    score     reward model at the last token (an ensemble's members as one); -penalty where the answer never ended
-    shape     the algorithm's: rewards and advantages
-    update    the algorithm's losses on minibatches, and ptx_coef times the language-model loss on pretraining text, the
-              two gradients accumulated into one step
-
-The reference is the policy as it came. Learning rates warm up from a tenth and stay. With `reward_function` a Python
-function takes the reward model's place.
-
-Left out: entropy bonus, per-token rewards other than KL, asynchronous sampling.
-"""
+"""The fields of every stage that learns from its own policy's answers. Imports no torch."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import BelowOne, Config, Execution, HashFile, Was
-from gptlife.data.errors import UserError
+from gptlife.data.config import BelowOne, Config, HashFile, Was
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import JudgeConfig, identity_of_function
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.functions import identity_of_function
+from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.modeling.adapters import LoRA
-from gptlife.stages.runtime.stage import Metrics
 from gptlife.stages.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    from gptlife.stages.rl.steps import Algorithm
 
 
 class AdaptiveKL(Config):
     """Steer kl_coef so that the KL to the reference stays near a target (Ziegler et al. 2019, section 2.2)."""
 
     target: PositiveFloat = 6.0
-    """Nats an episode. [lm-human-preferences]"""
+    """Nats per episode. [lm-human-preferences]"""
     horizon: PositiveInt = 10_000
     """Episodes over which a full error changes the coefficient by its own size. [lm-human-preferences]"""
 
 
-class OnlineConfig(TrainingConfig):
-    """What every stage has that learns from its own policy's answers."""
+class OnlineConfig(TrainingConfig, SamplingConfig):
+    """The fields of every stage that learns from its own policy's answers."""
 
     prompts: Data
-    """Prompts to answer, in a new order each time round; conversations count without their last answer."""
+    """Prompts to answer, in a new order each time through; of conversations, all but the last answer."""
     reward_function: str | None = None
     """`module:name` or `file.py:name` of a function (prompts, answers) -> scores, in place of a reward model."""
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -56,15 +39,15 @@ class OnlineConfig(TrainingConfig):
     ptx_coef: NonNegativeFloat = 27.8
     """Weight of the pretraining term (γ), when `pretraining` is given; 0 is plain PPO. [InstructGPT C.4]"""
     ptx_rows_per_episode: NonNegativeFloat = 8.0
-    """Rows of pretraining text for every episode. [InstructGPT C.4]"""
+    """Rows of pretraining text per episode. [InstructGPT C.4]"""
     ptx_length: PositiveInt | None = None
-    """Tokens of such a row; None: 128, or the policy's context where that is less."""
+    """Tokens per row; None: 128, or the policy's context where that is less."""
     steps: PositiveInt = 500
-    """Times that answers are sampled. [InstructGPT C.4: 256k episodes in batches of 512]"""
+    """Rounds of sampling and learning. [InstructGPT C.4: 256k episodes in batches of 512]"""
     batch_size: PositiveInt = 512
-    """Episodes a step, global. [InstructGPT C.4]"""
+    """Episodes per step, over all processes. [InstructGPT C.4]"""
     minibatch_size: PositiveInt = 64
-    """Episodes an optimizer step, global. [InstructGPT C.4]"""
+    """Episodes per optimizer step, over all processes. [InstructGPT C.4]"""
     inner_epochs: PositiveInt = 1
     """Passes over a step's episodes. [InstructGPT C.4]"""
     learning_rate: NonNegativeFloat = 3e-6
@@ -76,31 +59,27 @@ class OnlineConfig(TrainingConfig):
     weight_decay: NonNegativeFloat = 0.0
     """[not given in InstructGPT]"""
     kl_coef: NonNegativeFloat = 0.02
-    """β: price of a nat of KL to the reference, in units of the score. [InstructGPT C.4]"""
+    """β: what a nat of KL to the reference costs, in units of the score. [InstructGPT C.4]"""
     adaptive_kl: AdaptiveKL | None = None
-    """Let kl_coef follow a target; None: fixed. [InstructGPT: fixed]"""
+    """Steer kl_coef towards a target KL; None: fixed. [InstructGPT: fixed]"""
     target_kl: Annotated[float | None, Was("stop_kl")] = Field(None, gt=0)
-    """Nats an episode: a step that measures more makes no update and is the last one; None: never."""
+    """KL in nats per episode at which the run stops: a step that measures more makes no update; None: never."""
     score_clip: PositiveFloat | None = None
-    """Scores are held within ± this."""
+    """Scores are clipped to ± this."""
     missing_eos_penalty: NonNegativeFloat = 1.0
-    """Taken off the score of an answer that never ended."""
+    """Subtracted from the score of an answer that never ended."""
     temperature: PositiveFloat = 1.0
     """Of sampling, and of every log-probability. [InstructGPT C.4]"""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
     ema: BelowOne | None = 0.992
-    """Decay a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
+    """Decay per step of the averaged weights, saved under `ema/`; None: no average. [InstructGPT C.4]"""
     lora: LoRA | None = None
-    """Train adapters; the reference is then the policy with its adapters off. Merged on save."""
+    """Train low-rank adapters, merged on save; the reference is then the policy with its adapters off."""
     judge: JudgeConfig | None = None
     """A judge that watches: its mean score of the sampled answers is logged, never trained on."""
     keep_every: int = Field(0, ge=0)
-    """Steps between copies of the policy, kept as models under `steps/<step>/`; 0: none. The last one is the output."""
+    """Steps between copies of the policy, saved under `steps/<step>/`; 0: no copies. The last step is the output."""
     sample_every: PositiveInt = 10
     """Steps between samples in the log."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
 
     @model_validator(mode="after")
     def _batches(self) -> OnlineConfig:
@@ -116,77 +95,3 @@ class OnlineConfig(TrainingConfig):
         if self.reward_function is not None:
             own["reward_function"] = identity_of_function(self.reward_function, hash_file)
         return own
-
-
-def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None) -> Metrics:
-    """Fine-tune and save; metrics: those of the last step, and the cost.
-
-    A run that `target_kl` ends is complete: `stopped_at` is the step that was measured and not learnt from, so its
-    metrics are those of the saved weights.
-
-    Raises:
-        UserError: when the config contradicts itself, a model can't be used, or a number is not finite.
-    """
-    from gptlife.data.formats import prompts
-    from gptlife.stages.rl.networks import Players
-    from gptlife.stages.rl.steps import Steps
-    from gptlife.stages.runtime import signals
-    from gptlife.stages.runtime.device import peak_gpu_memory_mb
-    from gptlife.stages.runtime.metric_log import Journal
-    from gptlife.stages.training.loop import seed_step
-    from gptlife.stages.training.setup import accelerator_for
-
-    config, name = algorithm.config, algorithm.name
-    _check(algorithm, reward)
-    accelerator = accelerator_for(config, output)
-    players = Players(algorithm, accelerator, output, policy, reward)
-    steps = Steps(algorithm, accelerator, players, prompts(config.prompts, config.seed), output)
-    state = players.checkpoints.restore() or {"step": 0, "kl_coef": config.kl_coef, "tokens": 0, "seconds": 0.0}
-    step, kl_coef, tokens = int(state["step"]), float(state["kl_coef"]), int(state["tokens"])
-    players.forget_copies_after(step)
-    begun = time.monotonic() - float(state["seconds"])
-    metrics: dict[str, Any] = {}
-    journal = Journal(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, signals.after_the_step():
-        while step < config.steps and "stopped_at" not in metrics:
-            seed_step(config.seed, step, accelerator.process_index)
-            metrics, kl_coef = steps.take(step, kl_coef)
-            step += 1
-            tokens += int(metrics["step_tokens"])
-            journal.log(step, metrics, _status(metrics))
-            if "stopped_at" in metrics:
-                journal.say(f"stopped at step {step}: KL {metrics['kl']:.2f} is above target_kl {config.target_kl}")
-            elif step < config.steps:
-                if config.keep_every and step % config.keep_every == 0:
-                    players.keep_copy(step)
-                seconds = time.monotonic() - begun
-                players.checkpoints.keep_up(step, {"kl_coef": kl_coef, "tokens": tokens, "seconds": seconds})
-    players.save()
-    seconds = time.monotonic() - begun
-    return {
-        **{name: value for name, value in metrics.items() if name != "samples"},
-        "algorithm": f"{algorithm.title}-ptx" if steps.has_ptx else algorithm.title,
-        "steps": step,
-        "episodes": step * config.batch_size,
-        "tokens": tokens,
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        **players.checkpoints.cost(),
-        "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
-    }
-
-
-def _check(algorithm: Algorithm, reward: Path | None) -> None:
-    config, name = algorithm.config, algorithm.name
-    if (reward is None) == (config.reward_function is None):
-        raise UserError(
-            f"{name}.reward_function: give either this or the input `reward` (a reward model), not both or none"
-        )
-
-
-def _status(metrics: dict[str, Any]) -> str:
-    gold = f" gold {metrics['gold']:.3f}" if "gold" in metrics else ""
-    return (
-        f"score {metrics['score']:.3f}{gold} kl {metrics['kl']:.2f} length {metrics['length']:.1f} "
-        f"{metrics['tokens_per_second']:,.0f} tokens/s{' stopped' if 'stopped_at' in metrics else ''}"
-    )

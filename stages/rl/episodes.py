@@ -1,41 +1,61 @@
-"""A step's episodes: sampled, scored by every model, shaped into rewards and advantages.
+"""A step's episodes: what was sampled, what every model says of it, and what an update learns from.
 
-An episode is one prompt and one answer (a bandit: Ouyang et al. 2022, section 3.5). All processes end with the whole
-batch in their hands, so shaping, whitening and minibatches don't depend on how many there are; only the forward passes
-are shared out. The policy's log-probabilities are read by the same forward pass, in the same micro-batches, as the
-update will use: the first minibatch's ratio is then 1 exactly, and KL to an equal reference 0 exactly. Those returned
-by the sampler are kept to measure how far decoding and training disagree.
+    Rollouts     prompts and answers as token ids, the same on every process
+    Readings     log-probabilities, reference log-probabilities, values, entropies and scores of all of them
+    Experience   readings with what the algorithm made of them: rewards, advantages, returns, loss weights
+    Minibatch    some episodes as a loss reads them: their response tokens flat, without padding
+
+An episode is one prompt and one answer (a bandit: Ouyang et al. 2022, section 3.5). Every process holds the whole
+batch, so shaping, whitening and minibatches don't depend on how many there are; only the forward passes are shared
+out. The policy's log-probabilities are read by the same forward pass, in the same micro-batches, as the update will
+use: the first minibatch's ratio is then exactly 1, and the KL to an equal reference exactly 0. The sampler's
+log-probabilities are kept to measure how far decoding and training disagree.
 
 Legend: B episodes, R response tokens (padded on the right), T prompt and response tokens, N response tokens of some
-episodes (row-major, no padding).
+episodes (row-major, no padding). What is shaped along an answer is BR, what is learnt from is N.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.reward.advantage import gae, leave_one_out
 from gptlife.reward.logprobs import entropy, selected_logprobs
-from gptlife.reward.shaping import clip_scores, penalise_unfinished, token_rewards, whiten
+from gptlife.reward.shaping import clip_scores, penalise_unfinished, token_rewards
 from gptlife.stages.generation.sampler import Answer
 from gptlife.stages.modeling.forward import pad_right
 from gptlife.stages.modeling.scorer import last_positions
 
+Scorer = Callable[[Sequence[int], Tensor, Tensor], Tensor]
+"""(episodes, tokens_BT, last_BT) -> scores_B."""
+
+
+class Rows(NamedTuple):
+    """Some episodes as a model reads them."""
+
+    tokens_BT: Tensor
+    select_BT: Tensor
+    """Bool: the positions whose next token is one of the response."""
+    last_BT: Tensor
+    """Bool: each row's last token, where a reward model's score is read."""
+    targets_N: Tensor
+    """The response tokens."""
+
 
 @dataclass
 class Rollouts:
-    """What was sampled, the same on every process."""
+    """What was sampled."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
     finished_B: Tensor
+    """Bool: whether the answer reached its end-of-text token."""
     sampled_logprobs_BR: Tensor
     mask_BR: Tensor
 
@@ -44,73 +64,113 @@ class Rollouts:
         """Tokens of prompt and response."""
         return [len(p) + len(r) for p, r in zip(self.prompts, self.responses, strict=True)]
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(tokens_BT, select_BT, last_BT, targets_N) of some episodes.
-
-        `select` marks the positions whose next token is one of the response, `targets` are those tokens.
-        """
-        rows = [self.prompts[index] + self.responses[index] for index in indices]
+    def rows(self, episodes: Sequence[int], device: torch.device) -> Rows:
+        """Some episodes, each prompt followed by its response, padded on the right."""
+        rows = [self.prompts[index] + self.responses[index] for index in episodes]
         tokens_BT = pad_right(rows, 0, device)
-        place_T = torch.arange(tokens_BT.shape[1], device=device)
-        starts_B = torch.tensor([len(self.prompts[index]) - 1 for index in indices], device=device).unsqueeze(1)
+        position_T = torch.arange(tokens_BT.shape[1], device=device)
+        starts_B = torch.tensor([len(self.prompts[index]) - 1 for index in episodes], device=device).unsqueeze(1)
         ends_B = torch.tensor([len(row) - 1 for row in rows], device=device).unsqueeze(1)
-        select_BT = (place_T >= starts_B) & (place_T < ends_B)
+        select_BT = (position_T >= starts_B) & (position_T < ends_B)
         targets_N = tokens_BT.roll(-1, dims=1)[select_BT]
-        return tokens_BT, select_BT, last_positions(rows, device), targets_N
+        return Rows(tokens_BT, select_BT, last_positions(rows, device), targets_N)
 
 
 @dataclass
-class Experience:
-    """Rollouts as the models see them and the objective needs them, the same on every process."""
+class Readings:
+    """What the models say of all episodes; 0 on padding."""
 
     logprobs_BR: Tensor
     ref_logprobs_BR: Tensor
     values_BR: Tensor
-    """The baseline: the value network's, or what the prompt's other answers got."""
+    """The value network's; 0 where there is none."""
     entropy_BR: Tensor
     scores_B: Tensor
-    """As the reward model gave them: not clipped, no penalty."""
-    rewards_BR: Tensor
-    advantages_BR: Tensor
-    returns_BR: Tensor
+    """As the reward model or function gave them: not clipped, no penalty."""
 
 
 @dataclass
-class Picked:
-    """Some episodes as an update reads them; R as wide as in the rollouts."""
+class Experience:
+    """Readings and what an algorithm made of them."""
 
-    tokens_BT: Tensor
-    select_BT: Tensor
-    targets_N: Tensor
-    mask_BR: Tensor
-    logprobs_BR: Tensor
+    readings: Readings
+    rewards_BR: Tensor
     values_BR: Tensor
+    """The baseline: the value network's, or what the prompt's other answers got."""
     advantages_BR: Tensor
     returns_BR: Tensor
-
-    def of_tokens(self, table_BR: Tensor) -> Tensor:
-        """(N,): the entries of a table that stand for real tokens."""
-        return table_BR[self.mask_BR]
-
-    def as_rows(self, flat_N: Tensor) -> Tensor:
-        """The table back from `of_tokens`, 0 on padding; gradients pass."""
-        return torch.zeros(self.mask_BR.shape, device=flat_N.device).masked_scatter(self.mask_BR, flat_N)
+    weights_BR: Tensor | None = None
+    """Of each token in the policy's loss, 0 for an answer that is left out; None: all 1."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What else the step logs."""
 
 
-def pick(rollouts: Rollouts, experience: Experience, indices: Sequence[int], device: torch.device) -> Picked:
-    """Some of a step's episodes."""
-    rows = list(indices)
-    tokens_BT, select_BT, _, targets_N = rollouts.batch(rows, device)
-    return Picked(
-        tokens_BT,
-        select_BT,
-        targets_N,
-        rollouts.mask_BR[rows],
-        experience.logprobs_BR[rows],
-        experience.values_BR[rows],
-        experience.advantages_BR[rows],
-        experience.returns_BR[rows],
+@dataclass
+class Minibatch:
+    """Some episodes as an update reads them."""
+
+    rows: Rows
+    mask_BR: Tensor
+    logprobs_N: Tensor
+    ref_logprobs_N: Tensor
+    values_N: Tensor
+    advantages_N: Tensor
+    returns_N: Tensor
+    weights_N: Tensor | None
+
+    def logprobs(self, policy: nn.Module, temperature: float) -> Tensor:
+        """The policy's log-probabilities of the response tokens now, (N,), with gradient."""
+        return selected_logprobs(policy(self.rows.tokens_BT, self.rows.select_BT), self.rows.targets_N, temperature)
+
+    def sums(self, x_N: Tensor) -> Tensor:
+        """Sums over each episode's tokens, (B,); summed over padded rows, so that equal terms give equal sums."""
+        table_BR = torch.zeros(self.mask_BR.shape, device=x_N.device, dtype=x_N.dtype)
+        return table_BR.masked_scatter(self.mask_BR, x_N).sum(1)
+
+    def first(self, x_N: Tensor) -> Tensor:
+        """The entry of each episode's first token, (B,): of what is equal for all of an answer's tokens."""
+        lengths_B = self.mask_BR.sum(1)
+        return x_N[lengths_B.cumsum(0) - lengths_B]
+
+
+def minibatch_of(
+    rollouts: Rollouts, experience: Experience, episodes: Sequence[int], device: torch.device
+) -> Minibatch:
+    """Some of a step's episodes, in their order."""
+    rows = list(episodes)
+    mask_BR, readings = rollouts.mask_BR[rows], experience.readings
+
+    def flat(table_BR: Tensor) -> Tensor:
+        return table_BR[rows][mask_BR]
+
+    return Minibatch(
+        rows=rollouts.rows(rows, device),
+        mask_BR=mask_BR,
+        logprobs_N=flat(readings.logprobs_BR),
+        ref_logprobs_N=flat(readings.ref_logprobs_BR),
+        values_N=flat(experience.values_BR),
+        advantages_N=flat(experience.advantages_BR),
+        returns_N=flat(experience.returns_BR),
+        weights_N=None if experience.weights_BR is None else flat(experience.weights_BR),
     )
+
+
+def rewards(
+    readings: Readings,
+    rollouts: Rollouts,
+    kl_coef: float,
+    missing_eos_penalty: float,
+    score_clip: float | None,
+) -> Tensor:
+    """rewards_BR: the score (clipped, then penalised where the answer never ended) at the last token, KL's at each."""
+    scores_B = readings.scores_B if score_clip is None else clip_scores(readings.scores_B, score_clip)
+    scores_B = penalise_unfinished(scores_B, rollouts.finished_B, missing_eos_penalty)
+    return token_rewards(scores_B, readings.logprobs_BR, readings.ref_logprobs_BR, rollouts.mask_BR, kl_coef)
+
+
+def over_tokens(answers_B: Tensor, mask_BR: Tensor) -> Tensor:
+    """(B, R): an answer's number at each of its tokens, 0 on padding."""
+    return torch.where(mask_BR, answers_B.unsqueeze(1), 0.0)
 
 
 def share_answers(
@@ -140,9 +200,6 @@ def everyones(accelerator: Accelerator, part: Tensor) -> Tensor:
     return accelerator.reduce(part, reduction="sum") if accelerator.num_processes > 1 else part
 
 
-Scorer = Callable[[Sequence[int], Tensor, Tensor], Tensor]
-
-
 @torch.no_grad()
 def read(
     accelerator: Accelerator,
@@ -153,108 +210,35 @@ def read(
     rollouts: Rollouts,
     groups: Sequence[Sequence[int]],
     temperature: float,
-) -> dict[str, Tensor]:
-    """Log-probabilities, reference log-probabilities, values, entropies (each BR) and scores (B) of all episodes.
+) -> Readings:
+    """What the models say of all episodes.
 
-    `groups` are this process's micro-batches (an empty one costs a forward pass and gives nothing); `reference` is a
-    module and a context in which it is the reference (adapters off). Without a value network the values are 0.
+    Args:
+        reference: a module, and a context in which it is the reference (adapters off).
+        groups: this process's micro-batches; an empty one costs a forward pass and gives nothing.
+        temperature: of sampling; log-probabilities and entropies are those of the distribution sampled from.
     """
-    mask_BR = rollouts.mask_BR
-    found = {
-        name: torch.zeros(mask_BR.shape, device=mask_BR.device)
-        for name in ("logprobs", "ref_logprobs", "values", "entropy")
-    }
+    mask_BR, device = rollouts.mask_BR, accelerator.device
+    names = ("logprobs_BR", "ref_logprobs_BR", "values_BR", "entropy_BR")
+    tables = {name: torch.zeros(mask_BR.shape, device=mask_BR.device) for name in names}
     scores_B = torch.zeros(len(mask_BR), device=mask_BR.device)
     for group in groups:
-        indices = group or [0]
-        tokens_BT, select_BT, last_BT, targets_N = rollouts.batch(indices, accelerator.device)
-        logits_NV = policy(tokens_BT, select_BT)
-        logprobs_N = selected_logprobs(logits_NV, targets_N, temperature)
-        entropy_N = entropy(logits_NV.unsqueeze(0), temperature).squeeze(0)
+        rows = rollouts.rows(group or [0], device)
+        logits_NV = policy(rows.tokens_BT, rows.select_BT)
+        logprobs_N = selected_logprobs(logits_NV, rows.targets_N, temperature)
+        entropy_N = entropy(logits_NV, temperature)
         with reference[1]():
-            ref_logprobs_N = selected_logprobs(reference[0](tokens_BT, select_BT), targets_N, temperature)
-        values_N = value(tokens_BT, select_BT) if value is not None else torch.zeros_like(logprobs_N)
+            ref_logits_NV = reference[0](rows.tokens_BT, rows.select_BT)
+        ref_logprobs_N = selected_logprobs(ref_logits_NV, rows.targets_N, temperature)
+        values_N = torch.zeros_like(logprobs_N) if value is None else value(rows.tokens_BT, rows.select_BT)
         if not group:
             continue
-        rows = torch.tensor(group, device=mask_BR.device)
-        # Row-major order of the selected positions follows the group's order, so fill row by row.
-        for name, flat_N in zip(found, (logprobs_N, ref_logprobs_N, values_N, entropy_N), strict=True):
-            block = torch.zeros(len(group), mask_BR.shape[1], device=mask_BR.device)
-            block[mask_BR[rows]] = flat_N
-            found[name][rows] = block
-        scores_B[rows] = scorer(group, tokens_BT, last_BT)
-    return {name: everyones(accelerator, part) for name, part in {**found, "scores": scores_B}.items()}
-
-
-def shape(
-    found: dict[str, Tensor],
-    rollouts: Rollouts,
-    *,
-    kl_coef: float,
-    gamma: float,
-    lam: float,
-    missing_eos_penalty: float,
-    score_clip: float | None,
-    whiten_rewards: bool,
-    whiten_advantages: bool,
-) -> Experience:
-    """PPO's: rewards a token, advantages and returns by GAE."""
-    mask_BR = rollouts.mask_BR
-    rewards_BR = _rewards(found, rollouts, kl_coef, missing_eos_penalty, score_clip)
-    if whiten_rewards:
-        rewards_BR = whiten(rewards_BR, mask_BR, shift_mean=False)
-    advantages_BR, returns_BR = gae(rewards_BR, found["values"], mask_BR, gamma, lam)
-    if whiten_advantages:
-        advantages_BR = whiten(advantages_BR, mask_BR)
-    return _experience(found, rewards_BR, found["values"], advantages_BR, returns_BR)
-
-
-def shape_answers(
-    found: dict[str, Tensor],
-    rollouts: Rollouts,
-    *,
-    answers_per_prompt: int,
-    kl_coef: float,
-    missing_eos_penalty: float,
-    score_clip: float | None,
-) -> Experience:
-    """RLOO's: an answer's return is the sum of its rewards, its value the mean return of the prompt's other answers.
-
-    A prompt's answers stand together. Every token of an answer has the answer's return, value and advantage.
-    """
-    rewards_BR = _rewards(found, rollouts, kl_coef, missing_eos_penalty, score_clip)
-    returns_B = rewards_BR.sum(1)
-    advantages_B = leave_one_out(returns_B, answers_per_prompt)
-    advantages_BR, returns_BR, values_BR = (
-        torch.where(rollouts.mask_BR, answer_B.unsqueeze(1), 0.0)
-        for answer_B in (advantages_B, returns_B, returns_B - advantages_B)
-    )
-    return _experience(found, rewards_BR, values_BR, advantages_BR, returns_BR)
-
-
-def _rewards(
-    found: dict[str, Tensor],
-    rollouts: Rollouts,
-    kl_coef: float,
-    missing_eos_penalty: float,
-    score_clip: float | None,
-) -> Tensor:
-    """rewards_BR: the score (clipped, then penalised) at the last token, the price of KL at every one."""
-    scores_B = found["scores"] if score_clip is None else clip_scores(found["scores"], score_clip)
-    scores_B = penalise_unfinished(scores_B, rollouts.finished_B, missing_eos_penalty)
-    return token_rewards(scores_B, found["logprobs"], found["ref_logprobs"], rollouts.mask_BR, kl_coef)
-
-
-def _experience(
-    found: dict[str, Tensor], rewards_BR: Tensor, values_BR: Tensor, advantages_BR: Tensor, returns_BR: Tensor
-) -> Experience:
-    return Experience(
-        logprobs_BR=found["logprobs"],
-        ref_logprobs_BR=found["ref_logprobs"],
-        values_BR=values_BR,
-        entropy_BR=found["entropy"],
-        scores_B=found["scores"],
-        rewards_BR=rewards_BR,
-        advantages_BR=advantages_BR,
-        returns_BR=returns_BR,
-    )
+        episodes = torch.tensor(group, device=mask_BR.device)
+        # Row-major order of the selected positions follows the group's order.
+        for name, flat_N in zip(names, (logprobs_N, ref_logprobs_N, values_N, entropy_N), strict=True):
+            block_BR = torch.zeros(len(group), mask_BR.shape[1], device=mask_BR.device)
+            block_BR[mask_BR[episodes]] = flat_N
+            tables[name][episodes] = block_BR
+        scores_B[episodes] = scorer(group, rows.tokens_BT, rows.last_BT)
+    shared = {name: everyones(accelerator, part) for name, part in {**tables, "scores_B": scores_B}.items()}
+    return Readings(**shared)

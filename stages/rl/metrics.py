@@ -23,22 +23,22 @@ def episode_metrics(
 
     `value_mean` and `var_explained` are those of the baseline: the value network's, or the other answers' mean.
     """
-    mask_BR, n_tokens = rollouts.mask_BR, float(rollouts.mask_BR.sum())
-    logratio_BR = (experience.logprobs_BR - experience.ref_logprobs_BR) * mask_BR
-    k3_BR = kl.k3(experience.logprobs_BR, experience.ref_logprobs_BR) * mask_BR
+    mask_BR, n_tokens, readings = rollouts.mask_BR, float(rollouts.mask_BR.sum()), experience.readings
+    logratio_BR = (readings.logprobs_BR - readings.ref_logprobs_BR) * mask_BR
+    k3_BR = kl.k3(readings.logprobs_BR, readings.ref_logprobs_BR) * mask_BR
     episode_kl = float(logratio_BR.sum(1).mean())
-    score = float(experience.scores_B.mean())
-    spread = (rollouts.sampled_logprobs_BR - experience.logprobs_BR).abs() * mask_BR
+    score = float(readings.scores_B.mean())
+    spread = (rollouts.sampled_logprobs_BR - readings.logprobs_BR).abs() * mask_BR
     return {
         "score": score,
-        "score_se": standard_error(experience.scores_B, answers_per_prompt),
-        "score_std": float(experience.scores_B.std(unbiased=False)),
+        "score_se": standard_error(readings.scores_B, answers_per_prompt),
+        "score_std": float(readings.scores_B.std(unbiased=False)),
         "kl": episode_kl,
         "kl_k3": float(k3_BR.sum(1).mean()),
         "non_score_reward": -kl_coef * episode_kl,
         "rlhf_reward": float(experience.rewards_BR.sum(1).mean()),
-        "entropy": float((experience.entropy_BR * mask_BR).sum()) / n_tokens,
-        "response_perplexity": float(torch.exp(-(experience.logprobs_BR * mask_BR).sum() / n_tokens)),
+        "entropy": float((readings.entropy_BR * mask_BR).sum()) / n_tokens,
+        "response_perplexity": float(torch.exp(-(readings.logprobs_BR * mask_BR).sum() / n_tokens)),
         "length": n_tokens / len(mask_BR),
         "eos_rate": float(rollouts.finished_B.float().mean()),
         "var_explained": _finite(explained_variance(experience.values_BR, experience.returns_BR, mask_BR)),
@@ -72,38 +72,37 @@ def text_metrics(texts: Sequence[str]) -> dict[str, float]:
 
 
 def update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the actions of all minibatches; `first_*` are the first minibatch's, which no update precedes.
+    """Means over the entries of all minibatches; `first_*` are the first minibatch's, which no update precedes.
 
-    Actions (`n_actions` of an update) are tokens for PPO, whole answers for RLOO.
+    A loss's entries are what its ratio is of: tokens for PPO, whole answers for RLOO. Every `<network>/<metric>_sum` of
+    a loss becomes a metric: the policy's by its bare name, another network's as `<network>_<metric>`.
     """
-
-    def mean(name: str, of: Sequence[dict[str, float]] = updates) -> float:
-        return sum(update[name] for update in of) / sum(update["n_actions"] for update in of)
-
-    def norm(name: str) -> float:
-        return sum(update[name] for update in updates) / len(updates)
-
-    found: dict[str, float] = {}
-    if "value/loss" in updates[0]:
-        found |= {
-            "value_loss": mean("value/loss"),
-            "value_error": mean("value/error_sum"),
-            "value_clipfrac": mean("value/clipfrac_sum"),
-            "value_grad_norm": norm("value_grad_norm"),
-        }
-    if "policy/loss" in updates[0]:
-        ratio, first = mean("policy/ratio_sum"), updates[:1]
-        found |= {
-            "policy_loss": mean("policy/loss"),
-            "approx_kl": mean("policy/approx_kl_sum"),
-            "clipfrac": mean("policy/clipfrac_sum"),
-            "ratio_mean": ratio,
-            "ratio_var": max(0.0, mean("policy/ratio_sq_sum") - ratio**2),
-            "policy_grad_norm": norm("policy_grad_norm"),
-            "first_ratio": mean("policy/ratio_sum", first),
-            "first_approx_kl": mean("policy/approx_kl_sum", first),
-            "first_clipfrac": mean("policy/clipfrac_sum", first),
-        }
+    metrics: dict[str, float] = {}
+    for network in dict.fromkeys(key.partition("/")[0] for update in updates for key in update if "/" in key):
+        prefix = "" if network == "policy" else f"{network}_"
+        learning = [update for update in updates if f"{network}/loss" in update]
+        means = _means(learning, network)
+        metrics[f"{network}_loss"] = _sum(learning, f"{network}/loss") / _sum(learning, "denominator")
+        metrics |= {f"{prefix}{name}": mean for name, mean in means.items() if name not in ("ratio", "ratio_sq")}
+        if "ratio" in means:
+            metrics["ratio_mean"] = means["ratio"]
+            metrics["ratio_var"] = max(0.0, means["ratio_sq"] - means["ratio"] ** 2)
+        metrics[f"{network}_grad_norm"] = _sum(learning, f"{network}_grad_norm") / len(learning)
+        if "ratio" in means:
+            first = _means(learning[:1], network)
+            metrics |= {f"first_{name}": first[name] for name in ("ratio", "approx_kl", "clipfrac") if name in first}
     if "ptx_loss" in updates[0]:
-        found["ptx_loss"] = norm("ptx_loss")
-    return found
+        metrics["ptx_loss"] = _sum(updates, "ptx_loss") / len(updates)
+    return metrics
+
+
+def _means(updates: Sequence[dict[str, float]], network: str) -> dict[str, float]:
+    """By metric, the mean over all entries of some updates."""
+    start, end = f"{network}/", "_sum"
+    names = [key for key in updates[0] if key.startswith(start) and key.endswith(end)]
+    n = _sum(updates, f"{network}/n")
+    return {key.removeprefix(start).removesuffix(end): _sum(updates, key) / n for key in names}
+
+
+def _sum(updates: Sequence[dict[str, float]], key: str) -> float:
+    return sum(update[key] for update in updates)

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,16 +32,9 @@ from torch import Tensor
 from gptlife.data.errors import UserError
 from gptlife.data.yaml_tables import read_yaml
 from gptlife.stages.runtime import signals
-from gptlife.stages.runtime.artifact import (
-    CHECKPOINTS,
-    LOG,
-    STAGE_FILE,
-    keep_piece,
-    read_piece,
-    sums,
-    sync_directory,
-    sync_file,
-)
+from gptlife.stages.runtime.artifact import CHECKPOINTS, LOG, STAGE_FILE
+from gptlife.stages.runtime.files import keep_piece, read_piece, sums, sync_directory, sync_file
+from gptlife.stages.runtime.notices import notice
 
 STATE = "state"
 FURTHER = "further.safetensors"
@@ -111,12 +103,12 @@ class Checkpoints:
             try:
                 state = self._good(path)
             except UserError as error:
-                print(f"{error}; an older one is taken", file=sys.stderr, flush=True)
+                notice(f"{error}; an older one is taken")
                 _move_away(path)
                 continue
             return path, state
         if kept:
-            print(f"{self.folder}: no good checkpoint is left; begins at the first step", file=sys.stderr, flush=True)
+            notice(f"{self.folder}: no good checkpoint is left; begins at the first step")
         return None, {}
 
     def _good(self, path: Path) -> dict[str, Any]:
@@ -162,7 +154,7 @@ class Checkpoints:
         One process that is asked to stop stops all.
         """
         every = max(_EVERY, _TIMES * self.took) if self.every is None else self.every
-        late, self.stopping = time.monotonic() - self.saved_at >= every, signals.asked()
+        late, self.stopping = time.monotonic() - self.saved_at >= every, signals.stop_requested()
         if self.accelerator.num_processes > 1:
             mine = [late and self.accelerator.is_main_process, self.stopping]
             flags = self.accelerator.reduce(torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device))

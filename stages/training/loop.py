@@ -35,7 +35,7 @@ from gptlife.data.errors import UserError
 from gptlife.data.packing import length_batches
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.artifact import CHECKPOINTS
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.config import TrainingConfig
 from gptlife.stages.training.setup import Examples, Schedule, adamw
@@ -81,7 +81,7 @@ def add_sums(totals: Sums, sums: Sums) -> None:
 
 def gather_sums(accelerator: Accelerator, totals: Sums) -> dict[str, float]:
     """Totals over all processes as plain numbers (one transfer)."""
-    names = sorted(totals)
+    names = list(totals)
     stacked = torch.stack([totals[name] for name in names])
     return dict(zip(names, accelerator.reduce(stacked, reduction="sum").tolist(), strict=True))
 
@@ -257,8 +257,8 @@ def fit(
     metrics: dict[str, Any] = {}
     model.train()
     descent = _Descent(model, optimizer, examples, schedule, loss, describe, config, accelerator, name)
-    journal = Journal(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, signals.after_the_step():
+    log = MetricLog(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
+    with log, signals.stop_after_step():
         while step < total:
             taken, read = descent.take(step)
             step, tokens = step + 1, tokens + read
@@ -271,7 +271,7 @@ def fit(
                 metrics |= found
                 best.consider(model, found, step)
             if step % config.log_every == 0 or validated or step == total:
-                journal.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
+                log.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
             if step < total:
                 kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.kept}
                 checkpoints.keep_up(step, kept)

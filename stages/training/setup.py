@@ -6,7 +6,6 @@ with linear warm-up and a floor: Brown et al. 2020, App. B. AdamW decays matrice
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from gptlife.stages.runtime.device import best_device
-from gptlife.stages.runtime.provenance import go_on_as_begun
+from gptlife.stages.runtime.notices import quiet_libraries
+from gptlife.stages.runtime.provenance import resume_as_begun
 from gptlife.stages.runtime.stage import StageConfig
 from gptlife.stages.training.config import TrainingConfig
 
@@ -105,15 +105,14 @@ def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: f
 
 def accelerator_for(config: StageConfig, output: Path) -> Accelerator:
     """The accelerator of this process in a stage that works on `output`; seeds everything."""
-    # Tied weights are stored once; accelerate would say so at every checkpoint.
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    quiet_libraries()
     device, precision = best_device(config.device), getattr(config, "precision", "fp32")
     mixed = {"auto": "no", "fp32": "no"}.get(precision, precision)
     if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
         mixed = "bf16"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     set_seed(config.seed)
-    go_on_as_begun(config, output)
+    resume_as_begun(output, config.model_dump())
     return accelerator
 
 

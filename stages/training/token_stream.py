@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,9 @@ from gptlife.data.errors import UserError
 from gptlife.data.formats import texts
 from gptlife.data.sources import Source
 from gptlife.data.tokens import encode_texts
-from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_piece, sync_file
+from gptlife.stages.runtime.artifact import CHECKPOINTS
+from gptlife.stages.runtime.files import keep_piece, kept_piece, sync_file
+from gptlife.stages.runtime.notices import notice
 
 
 def token_stream(
@@ -33,7 +34,7 @@ def token_stream(
     path, note = (output / CHECKPOINTS / f"{name}.{kind}" for kind in ("tokens", "json"))
     if accelerator.is_main_process and not _is_whole(path, kept_piece(note)):
         if note.is_file():  # it was finished once
-            print(f"{path}: is damaged; made again", file=sys.stderr, flush=True)
+            notice(f"{path}: damaged; made again")
             note.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         n_bytes = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import shipped
 import torch
 from compare import joined
 from torch import Tensor
@@ -15,13 +16,13 @@ from torch import Tensor
 from gptlife.reward import kl
 from gptlife.reward.advantage import gae, leave_one_out
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.reward.logprobs import entropy, masked_mean, token_logprobs
-from gptlife.reward.objective import explained_variance, policy_loss, value_loss
-from gptlife.reward.ranking import normalisation, pair_accuracy, ranking_loss_flat
-from gptlife.reward.shaping import finished, penalise_unfinished, response_mask, token_rewards, whiten
+from gptlife.reward.logprobs import entropy, selected_logprobs
+from gptlife.reward.objective import policy_loss, value_loss
+from gptlife.reward.ranking import normalisation, ranking_loss_flat
+from gptlife.reward.shaping import token_rewards, whiten
 from gptlife.stages.generation.sampler import sample
 from gptlife.stages.modeling.scorer import last_positions
-from gptlife.stages.rl.episodes import Rollouts
+from gptlife.stages.rl import episodes
 from gptlife.stages.rl.networks import Average
 from gptlife.stages.training.config import TrainingConfig
 from gptlife.stages.training.setup import adamw
@@ -35,29 +36,32 @@ def table(inputs: Inputs, *names: str) -> list[Tensor]:
     return [torch.tensor(inputs[n], dtype=torch.bool if n == "mask" else torch.float64) for n in names]
 
 
-def with_gradient(loss: Callable[..., Any], first: Tensor, *rest: Any) -> tuple[Any, Tensor]:
-    """The terms of a loss and the gradient, by its first argument, of its mean over real tokens."""
-    first.requires_grad_()
-    terms = loss(first, *rest)
-    (gradient,) = torch.autograd.grad(terms.loss_sum / terms.n_tokens, first)
+def with_gradient(loss: Callable[..., Any], new_BR: Tensor, mask_BR: Tensor, *rest: Any) -> tuple[Any, Tensor]:
+    """The terms of a loss on flat tokens, and the gradient of its mean by the table they come from."""
+    new_BR.requires_grad_()
+    terms = loss(new_BR[mask_BR], *rest)
+    (gradient,) = torch.autograd.grad(terms.loss_sum / shipped.denominator(mask_BR), new_BR)
     return terms, gradient
 
 
 def of_policy_loss(inputs: Inputs) -> Results:
-    """Sums become means over the real tokens."""
-    tables = table(inputs, "logprobs", "old_logprobs", "advantages", "mask")
-    terms, gradient = with_gradient(policy_loss, *tables, inputs["clip_range"])
+    """A minibatch of PPO; its sums become means over the real tokens."""
+    new_BR, old_BR, advantages_BR, mask_BR = table(inputs, "logprobs", "old_logprobs", "advantages", "mask")
+    batch = shipped.minibatch(mask_BR, logprobs_BR=old_BR, advantages_BR=advantages_BR)
+    old, clip = (batch.logprobs_N, batch.advantages_N), inputs["clip_range"]
+    terms, gradient = with_gradient(policy_loss, new_BR, mask_BR, *old, clip)
     sums = {"loss": terms.loss_sum, "clipfrac": terms.clipfrac_sum, "approx_kl": terms.approx_kl_sum}
-    means = {name: total / terms.n_tokens for name, total in {**sums, "ratio": terms.ratio_sum}.items()}
+    means = {name: total / terms.n for name, total in {**sums, "ratio": terms.ratio_sum}.items()}
     return {**means, "gradient": gradient}
 
 
 def of_value_loss(inputs: Inputs) -> Results:
-    """Sums become means over the real tokens."""
-    tables = table(inputs, "values", "old_values", "returns", "mask")
-    terms, gradient = with_gradient(value_loss, *tables, inputs["clip_range"])
-    return {"loss": terms.loss_sum / terms.n_tokens, "clipfrac": terms.clipfrac_sum / terms.n_tokens,
-            "gradient": gradient}  # fmt: skip
+    """A minibatch of PPO; its sums become means over the real tokens."""
+    new_BR, old_BR, returns_BR, mask_BR = table(inputs, "values", "old_values", "returns", "mask")
+    batch = shipped.minibatch(mask_BR, values_BR=old_BR, returns_BR=returns_BR)
+    old, clip = (batch.values_N, batch.returns_N), inputs["clip_range"]
+    terms, gradient = with_gradient(value_loss, new_BR, mask_BR, *old, clip)
+    return {"loss": terms.loss_sum / terms.n, "clipfrac": terms.clipfrac_sum / terms.n, "gradient": gradient}
 
 
 def of_ranking_loss(inputs: Inputs) -> Results:
@@ -89,9 +93,10 @@ def of_position_ids(inputs: Inputs) -> Results:
 def of_response_places(inputs: Inputs) -> Results:
     """The positions that are selected for a response's log-probabilities."""
     prompt, response = [5] * inputs["prompt"], [6] * inputs["response"]
-    rollouts = Rollouts([prompt], [response], torch.ones(1), torch.zeros(1), torch.ones(1, len(response)).bool())
-    _, select_BT, _, _ = rollouts.batch([0], torch.device("cpu"))
-    return {"result": select_BT[0].nonzero().flatten()}
+    rollouts = episodes.Rollouts(
+        [prompt], [response], torch.ones(1), torch.zeros(1), torch.ones(1, len(response)).bool()
+    )
+    return {"result": rollouts.rows([0], shipped.CPU).select_BT[0].nonzero().flatten()}
 
 
 def of_score_places(inputs: Inputs) -> Results:
@@ -124,10 +129,50 @@ def of_adam(inputs: Inputs) -> Results:
 
 
 def of_missing_eos(inputs: Inputs) -> Results:
-    """Whether an end-of-text is there, and the penalty where it isn't."""
+    """Rewards of answers sampled from a model that would say these tokens; without KL their sum is the score."""
     (scores_B,) = table(inputs, "scores")
-    done_B = finished(torch.tensor(inputs["tokens"]), inputs["eos"])
-    return {"result": penalise_unfinished(scores_B, done_B, inputs["penalty"])}
+    rollouts = shipped.scripted_rollouts(inputs["tokens"], inputs["eos"])
+    readings = shipped.readings_of(rollouts.mask_BR, scores_B=scores_B)
+    return {"result": episodes.rewards(readings, rollouts, 0.1, inputs["penalty"], None).sum(1)}
+
+
+def of_response_mask(inputs: Inputs) -> Results:
+    """The mask of answers sampled from a model that would say these tokens, of whatever id the padding is."""
+    return {"result": shipped.scripted_rollouts(inputs["tokens"], inputs["eos"]).mask_BR.int()}
+
+
+def of_token_logprobs(inputs: Inputs) -> Results:
+    """Positions one after the other, as a reader gives them."""
+    tokens_BT = torch.tensor(inputs["tokens"])
+    (logits_BTV,) = table(inputs, "logits")
+    found_N = selected_logprobs(logits_BTV.flatten(0, 1), tokens_BT.flatten(), inputs["temperature"])
+    return {"result": found_N.view(tokens_BT.shape)}
+
+
+def of_entropy(inputs: Inputs) -> Results:
+    """Positions one after the other, as a reader gives them."""
+    (logits_BTV,) = table(inputs, "logits")
+    return {"result": entropy(logits_BTV.flatten(0, 1), inputs["temperature"]).view(logits_BTV.shape[:2])}
+
+
+def of_token_mean(inputs: Inputs) -> Results:
+    """As a step logs its values."""
+    values_BR, mask_BR = table(inputs, "values", "mask")
+    return {"result": shipped.logged(mask_BR, values_BR=values_BR)["value_mean"]}
+
+
+def of_explained_variance(inputs: Inputs) -> Results:
+    """As a step logs it."""
+    values_BR, returns_BR, mask_BR = table(inputs, "values", "returns", "mask")
+    return {"result": shipped.logged(mask_BR, values_BR=values_BR, returns_BR=returns_BR)["var_explained"]}
+
+
+def of_pair_accuracy(inputs: Inputs) -> Results:
+    """Each pair is a ranking of two, as the reward model's log has them."""
+    scores_N = torch.stack(table(inputs, "chosen", "rejected"), 1).flatten()
+    place_N = torch.arange(len(scores_N))
+    terms = ranking_loss_flat(scores_N, place_N % 2, place_N // 2)
+    return {"result": terms.correct_pairs / terms.n_pairs}
 
 
 def of_gae(inputs: Inputs) -> Results:
@@ -138,14 +183,12 @@ def of_gae(inputs: Inputs) -> Results:
 
 FUNCTIONS: dict[str, Callable[[Inputs], Results]] = {
     "position_ids": of_position_ids,
-    "response_mask": lambda x: {"result": response_mask(torch.tensor(x["tokens"]), x["eos"]).int()},
+    "response_mask": of_response_mask,
     "missing_eos_penalty": of_missing_eos,
     "score_places": of_score_places,
     "response_places": of_response_places,
-    "token_logprobs": lambda x: {
-        "result": token_logprobs(*table(x, "logits"), torch.tensor(x["tokens"]), x["temperature"])
-    },
-    "entropy": lambda x: {"result": entropy(*table(x, "logits"), x["temperature"])},
+    "token_logprobs": of_token_logprobs,
+    "entropy": of_entropy,
     "kl": lambda x: {"result": getattr(kl, x["estimator"])(*table(x, "logprobs", "ref_logprobs"))},
     "token_rewards": lambda x: {
         "result": token_rewards(*table(x, "scores", "logprobs", "ref_logprobs", "mask"), x["kl_coef"])
@@ -156,10 +199,10 @@ FUNCTIONS: dict[str, Callable[[Inputs], Results]] = {
     "whiten": lambda x: {"result": whiten(*table(x, "values", "mask"), x["shift_mean"])},
     "policy_loss": of_policy_loss,
     "value_loss": of_value_loss,
-    "token_mean": lambda x: {"result": masked_mean(*table(x, "values", "mask"))},
-    "explained_variance": lambda x: {"result": explained_variance(*table(x, "values", "returns", "mask"))},
+    "token_mean": of_token_mean,
+    "explained_variance": of_explained_variance,
     "ranking_loss": of_ranking_loss,
-    "pair_accuracy": lambda x: {"result": pair_accuracy(*table(x, "chosen", "rejected"))},
+    "pair_accuracy": of_pair_accuracy,
     "normalisation": lambda x: dict(
         zip(("gain", "bias"), normalisation(torch.tensor(x["scores"], dtype=torch.float64)), strict=True)
     ),

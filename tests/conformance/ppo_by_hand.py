@@ -75,6 +75,8 @@ def by_brute_force(
             "score": sum(scores) / len(scores),
             "policy_loss": policy_loss.item(),
             "value_loss": value_loss.item(),
+            "value_error": 2 * value_loss.item(),
+            "ratio_mean": 1.0,
             "rlhf_reward": sum(oracles.real(rewards, mask)) / len(scores),  # type: ignore[arg-type]
             "eos_rate": sum(row[-1] == 0 for row in tokens) / len(tokens),
             "length": sum(map(len, tokens)) / len(tokens),

@@ -5,16 +5,15 @@ Schulman et al. 2016 (arXiv 1506.02438); N: the blog post "The N Implementation 
 
 from __future__ import annotations
 
-from typing import Any
-
 import oracles
 import pytest
+import shipped
 import torch
 from compare import agree
+from shipped import lists
 from torch import Tensor
 
 from gptlife.reward.advantage import gae, leave_one_out
-from gptlife.reward.logprobs import masked_moments
 from gptlife.reward.shaping import whiten
 from gptlife.stages.rl import episodes
 
@@ -24,10 +23,6 @@ def ragged(seed: int = 0, offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     rewards_BR, values_BR = offset + torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
     return rewards_BR, values_BR, torch.arange(6) < torch.tensor([6, 2, 1, 4]).unsqueeze(1)
-
-
-def lists(*tensors: Tensor) -> list[Any]:
-    return [tensor.tolist() for tensor in tensors]
 
 
 def found_gae(gamma: float, lam: float) -> dict[str, Tensor]:
@@ -109,34 +104,14 @@ def test_whitening_of_rewards_keeps_the_mean() -> None:
             agree(found, oracles.whiten(*lists(x_BR, mask_BR), False, wrong), 1e-6)
 
 
-def test_moments_over_all_processes() -> None:
-    """TRL 1.12 whitens each process's own share; here mean and variance are the whole batch's (two reductions)."""
-    x_BR, _, mask_BR = ragged(offset=3.0)
-    expected = [13.0, *oracles.moments(*lists(x_BR, mask_BR))]
-    other, mine = slice(0, 2), slice(2, 4)
-    calls: list[Tensor] = []
-
-    def with_the_other(x: Tensor) -> Tensor:
-        # What the other process brings: (count, sum) first, then its squared deviations from the common mean.
-        theirs = x_BR[other][mask_BR[other]]
-        brought = torch.stack([torch.tensor(8.0), theirs.sum()]) if not calls else (theirs - expected[1]).square().sum()
-        calls.append(x)
-        return x + brought
-
-    agree([float(x) for x in masked_moments(x_BR[mine], mask_BR[mine], with_the_other)], expected)
-    assert len(calls) == 2
-    with pytest.raises(AssertionError):  # twin: every process for itself
-        agree([float(x) for x in masked_moments(x_BR[mine], mask_BR[mine])], expected)
-
-
 def test_returns_are_not_whitened() -> None:
     """N: advantages are whitened after the returns are taken; rewards, where wanted, before."""
     _, values_BR, mask_BR = ragged()
-    rollouts = episodes.Rollouts([], [], torch.ones(4).bool(), values_BR, mask_BR)
-    found = {"logprobs": values_BR * 0, "ref_logprobs": values_BR * 0, "values": values_BR, "entropy": values_BR * 0,
-             "scores": torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)}  # fmt: skip
-    plain: dict[str, Any] = {"kl_coef": 0.1, "gamma": 1.0, "lam": 0.95, "missing_eos_penalty": 1.0,
-                             "score_clip": None, "whiten_rewards": False, "whiten_advantages": False}  # fmt: skip
+    scores_B = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    rollouts, readings = (
+        shipped.rollouts_of(mask_BR),
+        shipped.readings_of(mask_BR, values_BR=values_BR, scores_B=scores_B),
+    )
     score = oracles.token_rewards([1.0, -2.0, 0.5, 3.0], *lists(values_BR * 0, values_BR * 0, mask_BR), 0.1)
     rewards = [[x or 0.0 for x in row] for row in score]
 
@@ -150,7 +125,7 @@ def test_returns_are_not_whitened() -> None:
 
     for name, flags in {"plain": (False, False), "advantages": (True, False), "both": (True, True)}.items():
         changes = {"whiten_advantages": flags[0], "whiten_rewards": flags[1]}
-        experience = episodes.shape(found, rollouts, **{**plain, **changes})
+        experience = shipped.algorithm(lam=0.95, **changes).experience(readings, rollouts, 0.1)
         check(experience, *flags)
         if name == "advantages":
             with pytest.raises(AssertionError):  # twin: the returns of whitened advantages

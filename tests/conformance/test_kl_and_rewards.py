@@ -12,12 +12,15 @@ from typing import Any
 
 import oracles
 import pytest
+import shipped
 import torch
 from compare import agree
+from shipped import lists
 from torch import Tensor
 
 from gptlife.reward import kl
-from gptlife.reward.shaping import clip_scores, last_token, token_rewards
+from gptlife.reward.shaping import last_token, token_rewards
+from gptlife.stages.rl import episodes
 
 
 def ragged(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -26,10 +29,6 @@ def ragged(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     logprobs_BR, ref_logprobs_BR = -3 * torch.rand(2, 4, 7, generator=generator, dtype=torch.float64)
     scores_B = torch.randn(4, generator=generator, dtype=torch.float64)
     return scores_B, logprobs_BR, ref_logprobs_BR, torch.arange(7) < torch.tensor([7, 3, 1, 5]).unsqueeze(1)
-
-
-def lists(*tensors: Tensor) -> list[Any]:
-    return [tensor.tolist() for tensor in tensors]
 
 
 def refused(check: Callable[..., None], *arguments: Any) -> None:
@@ -156,14 +155,24 @@ def test_rewards_sum_to_the_objective() -> None:
 def test_padding_reaches_no_reward() -> None:
     """N+ code masks both log-probabilities alike after the end; here padding isn't looked at, even if it is NaN."""
     _, logprobs_BR, _, mask_BR = ragged()
-    agree(rewards(logprobs_BR=logprobs_BR.masked_fill(~mask_BR, torch.nan)), rewards())
+    holes = rewards(logprobs_BR=logprobs_BR.masked_fill(~mask_BR, torch.nan))
+    agree(holes, rewards())
+    # Sums over an answer (a return, what is logged) are taken over padding too.
+    assert bool((holes[~mask_BR] == 0).all())
     refused(agree, rewards(logprobs_BR=logprobs_BR.masked_fill(mask_BR, torch.nan)), rewards())
 
 
 def test_score_clip() -> None:
     """Zheng et al. 2023 (PPO-max): scores held within a bound on either side."""
-    agree(clip_scores(torch.tensor([2.0, -3.0, 0.5]), 1.5), [1.5, -1.5, 0.5])
-    refused(agree, clip_scores(torch.tensor([2.0, -3.0, 0.5]), 3.0), [1.5, -1.5, 0.5])
+    mask_BR = torch.ones(3, 2).bool()
+    readings = shipped.readings_of(mask_BR, scores_B=torch.tensor([2.0, -3.0, 0.5]))
+
+    def clipped(limit: float | None) -> Tensor:
+        return episodes.rewards(readings, shipped.rollouts_of(mask_BR), 0.1, 1.0, limit)
+
+    agree(clipped(1.5), [[0.0, 1.5], [0.0, -1.5], [0.0, 0.5]])
+    for other in (3.0, None):
+        refused(agree, clipped(other), clipped(1.5))
 
 
 @pytest.mark.parametrize("measured", [0.5, 4.8, 6.0, 6.6, 7.3, 60.0])

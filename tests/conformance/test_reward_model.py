@@ -20,10 +20,12 @@ from compare import agree, joined
 from torch import Tensor
 
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.reward.ranking import normalisation, pair_accuracy, ranked_pairs, ranking_loss, ranking_loss_flat
+from gptlife.reward.ranking import normalisation, ranked_pairs, ranking_loss_flat
+from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages import reward_model
 from gptlife.stages.modeling.forward import SelectedScores, pad_right
 from gptlife.stages.modeling.scorer import fold_normalisation, score
+from gptlife.stages.preferences.metrics import margins
 
 SCORES = [[0.5, -1.25, 2.0, 0.1], [1.0, 0.25], [0.0, 0.7, -0.7], [0.3, 0.2]]
 RANKS = [[2, 4, 1, 3], [2, 1], [1, 2, 2], [1, 1]]
@@ -42,7 +44,7 @@ def refused(found: Any, expected: Any, tolerance: float = 1e-9) -> None:
 
 def test_k_way_loss_is_the_mean_of_its_pairs() -> None:
     """InstructGPT Eq 1: -1 / C(K, 2) times the sum over a prompt's pairs of log sigmoid(better - worse)."""
-    found = ranking_loss(torch.tensor(SCORES[0], dtype=torch.float64), torch.tensor(RANKS[0]))
+    found = ranking_loss_flat(*flat(SCORES[:1], RANKS[:1])).loss_sum
     losses, _ = loss_oracles.pair_losses(SCORES[0], RANKS[0])
     assert len(losses) == 6
     agree(found, sum(losses) / 6)
@@ -63,7 +65,7 @@ def test_ties_are_dropped() -> None:
     """InstructGPT C.2: pairs ranked equal say nothing, and count neither in the sum nor in the number of pairs."""
     better, worse = ranked_pairs(torch.tensor(RANKS[2]), torch.zeros(3))
     assert sorted(zip(better.tolist(), worse.tolist(), strict=True)) == [(0, 1), (0, 2)]
-    found = ranking_loss(torch.tensor(SCORES[2], dtype=torch.float64), torch.tensor(RANKS[2]))
+    found = ranking_loss_flat(*flat(SCORES[2:3], RANKS[2:3])).loss_sum
     losses, _ = loss_oracles.pair_losses(SCORES[2], RANKS[2])
     agree(found, sum(losses) / 2)
     refused(found, sum(losses) / 3)
@@ -136,10 +138,15 @@ def test_gradient_by_the_scores() -> None:
 def test_accuracy_counts_a_tie_half() -> None:
     """An equal score is a coin: a model that says nothing reaches 50 %."""
     chosen, rejected = [1.0, 0.0, 2.0, 5.0], [0.0, 1.0, 2.0, -5.0]
-    found = pair_accuracy(torch.tensor(chosen), torch.tensor(rejected))
-    agree(found, loss_oracles.accuracy(chosen, rejected))
-    for wrong in ("ties_right", "ties_wrong"):
-        refused(found, loss_oracles.accuracy(chosen, rejected, wrong))
+    scores = [list(pair) for pair in zip(chosen, rejected, strict=True)]
+    rows = [{"answers": ["better", "worse"], "ranks": [1, 2]}] * 4
+    # As a step logs it, and as held-out rankings are reported.
+    terms = ranking_loss_flat(*flat(scores, [[1, 2]] * 4))
+    reported = accuracy(joined(margins(torch.tensor(joined(scores)), rows)))
+    for found in (terms.correct_pairs / terms.n_pairs, reported):
+        agree(found, loss_oracles.accuracy(chosen, rejected))
+        for wrong in ("ties_right", "ties_wrong"):
+            refused(found, loss_oracles.accuracy(chosen, rejected, wrong))
 
 
 def test_normalisation() -> None:

@@ -12,17 +12,17 @@ from typing import Any
 
 import oracles
 import pytest
+import shipped
 import torch
 from compare import agree, joined
 from torch import Tensor
 
 from gptlife.data.tokens import encode_conversation
-from gptlife.reward.logprobs import token_logprobs
-from gptlife.reward.shaping import finished, penalise_unfinished, response_mask
+from gptlife.reward.logprobs import selected_logprobs
 from gptlife.stages.generation import sampler
 from gptlife.stages.generation.sampler import Answer, sample
 from gptlife.stages.modeling import loading
-from gptlife.stages.modeling.forward import SelectedScores, pad_right
+from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores, pad_right
 from gptlife.stages.modeling.scorer import score
 from gptlife.stages.rl import episodes
 
@@ -97,36 +97,32 @@ def test_left_padding_is_not_attended(policy: Any) -> None:
 def test_logits_predict_the_next_token(policy: Any) -> None:
     """N+ code: the logits of a response's tokens are those one position to the left, from the prompt's last on."""
     answers = answers_of(policy)
-    rollouts = rollouts_of(answers)
+    rollouts = shipped.as_rollouts(PROMPTS, answers, 8)
 
     def check(select: Callable[[Tensor], Tensor]) -> None:
-        tokens_BT, select_BT, _, targets_N = rollouts.batch(range(len(PROMPTS)), torch.device("cpu"))
+        rows = rollouts.rows(range(len(PROMPTS)), shipped.CPU)
         with torch.no_grad():
-            logits_NV = policy(input_ids=tokens_BT, use_cache=False).logits[select(select_BT)]
-        found = token_logprobs(logits_NV.unsqueeze(0), targets_N.unsqueeze(0), 0.7)[0]
+            logits_NV = SelectedLogits(policy)(rows.tokens_BT, select(rows.select_BT))
+        found = selected_logprobs(logits_NV, rows.targets_N, 0.7)
         expected = [alone(policy, p, a.tokens, 0.7) for p, a in zip(PROMPTS, answers, strict=True)]
-        agree(found, joined(expected), 1e-9)
+        agree(found, joined(expected), 1e-5)  # the reader gives float32
 
     check(lambda select_BT: select_BT)
     with pytest.raises(AssertionError):
         check(lambda select_BT: select_BT.roll(1, 1))
 
 
-def rollouts_of(answers: list[Answer]) -> episodes.Rollouts:
-    from accelerate import Accelerator
-
-    return episodes.share_answers(Accelerator(cpu=True), PROMPTS, range(len(PROMPTS)), answers, 8)
-
-
 def test_truncation_after_first_eos(policy: Any) -> None:
     """N+ detail 23 (EOS trick): an answer goes up to its first end-of-text, that token included."""
-    tokens_BR = torch.tensor([[5, 9, 0, 0, 3], [0, 4, 4, 4, 0], [5, 6, 7, 8, 5], [7, 7, 7, 7, 0]])
+    would_say = [[5, 9, 0, 0, 3], [0, 4, 4, 4, 0], [5, 6, 7, 8, 5], [7, 7, 7, 7, 0]]
     by_hand = [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
-    agree(oracles.response_mask(tokens_BR.tolist(), EOS), by_hand)
-    agree(response_mask(tokens_BR, EOS).int(), by_hand)
+    rollouts = shipped.scripted_rollouts(would_say, EOS)
+    agree(rollouts.mask_BR.int(), by_hand)
+    assert rollouts.finished_B.tolist() == [True, True, False, True]
+    assert rollouts.responses == [[5, 9, 0], [0], [5, 6, 7, 8, 5], [7, 7, 7, 7, 0]]
     for wrong in ("drops_eos", "last_eos"):
         with pytest.raises(AssertionError):
-            agree(oracles.response_mask(tokens_BR.tolist(), EOS, wrong), by_hand)
+            agree(oracles.response_mask(would_say, EOS, wrong), by_hand)
 
     def ends(answers: list[Answer]) -> None:
         assert {answer.finished for answer in answers} == {True, False}
@@ -143,13 +139,16 @@ def test_truncation_after_first_eos(policy: Any) -> None:
 
 def test_missing_eos_penalty() -> None:
     """N+ detail 23; taken off the score, not put in its place: a bad unfinished answer stays worse than a good one."""
-    tokens = [[5, 9, 0, 1], [5, 5, 5, 5], [5, 5, 5, 0], [6, 6, 6, 6]]
+    would_say = [[5, 9, 0, 6], [5, 5, 5, 5], [5, 5, 5, 0], [6, 6, 6, 6]]
     scores, by_hand = [2.0, 3.0, -1.0, -4.0], [2.0, 1.5, -1.0, -5.5]
-    found = penalise_unfinished(torch.tensor(scores), finished(torch.tensor(tokens), EOS), 1.5)
-    agree(found, by_hand)
+    rollouts = shipped.scripted_rollouts(would_say, EOS)
+    readings = shipped.readings_of(rollouts.mask_BR, scores_B=torch.tensor(scores))
+    agree(episodes.rewards(readings, rollouts, 0.1, 1.5, None).sum(1), by_hand)
+    # Clipped first: a bound on scores does not make the penalty smaller.
+    agree(episodes.rewards(readings, rollouts, 0.1, 1.5, 2.0).sum(1), [2.0, 0.5, -1.0, -3.5])
     for wrong in ("replaced", "added", "eos_in_last_place_not_seen"):
         with pytest.raises(AssertionError):
-            agree(oracles.penalised(scores, tokens, EOS, 1.5, wrong), by_hand)
+            agree(oracles.penalised(scores, would_say, EOS, 1.5, wrong), by_hand)
 
 
 ROWS = [[5, 6, 7, EOS], [8, 9, 10, 11, 12, EOS], [14, EOS], [15, 16, 17]]
@@ -210,18 +209,41 @@ def test_pad_is_not_eos(world: Any, tmp_path: Path) -> None:
 
 def test_temperature_inside_logprobs(policy: Any) -> None:
     """N: logits are divided by the sampling temperature before every log-probability; otherwise measured KL jumps."""
-    generator = torch.Generator().manual_seed(0)
-    logits_BTV = 3 * torch.randn(3, 5, 11, generator=generator, dtype=torch.float64)
-    tokens_BT = torch.randint(11, (3, 5), generator=generator)
-    found = token_logprobs(logits_BTV, tokens_BT, 0.7)
-    agree(found, oracles.logprobs(logits_BTV.tolist(), tokens_BT.tolist(), 0.7))
+    answers = answers_of(policy)
+    expected = [alone(policy, prompt, answer.tokens, 0.7) for prompt, answer in zip(PROMPTS, answers, strict=True)]
+
+    def check(temperature: float) -> None:
+        agree(joined(row[: len(e)] for row, e in zip(read(policy, answers, temperature), expected, strict=True)),
+              joined(expected), 1e-5)  # fmt: skip
+
+    check(0.7)
     for other in (1.0, 1 / 0.7):
         with pytest.raises(AssertionError):
-            agree(found, oracles.logprobs(logits_BTV.tolist(), tokens_BT.tolist(), other))
+            check(other)
     # The sampler draws from that very distribution, and says so.
     sampled_as_alone(policy, answers_of(policy))
     with pytest.raises(AssertionError):
         sampled_as_alone(policy, answers_of(policy), temperature=1.0)
+
+
+def read(policy: Any, answers: list[Answer], temperature: float) -> list[list[float]]:
+    """Log-probabilities of answers as a step reads them, of the policy and of the same one as its reference."""
+    from contextlib import nullcontext
+
+    from accelerate import Accelerator
+
+    reader, rollouts = SelectedLogits(policy), shipped.as_rollouts(PROMPTS, answers, 8)
+
+    def unscored(group: Any, tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+        return torch.zeros(len(group))
+
+    groups = [range(5), range(5, len(PROMPTS))]
+    readings = episodes.read(
+        Accelerator(cpu=True), reader, (reader, nullcontext), None, unscored, rollouts, groups, temperature
+    )
+    agree(readings.ref_logprobs_BR, readings.logprobs_BR, 0.0)
+    rows: list[list[float]] = readings.logprobs_BR.tolist()
+    return rows
 
 
 def test_sampled_from_the_distribution(policy: Any) -> None:
@@ -275,13 +297,21 @@ def test_dropout_off(world: Any) -> None:
 
 def test_softmax_in_float32(policy: Any) -> None:
     """Log-probabilities of half-precision logits are taken in float32: bfloat16 keeps two or three digits."""
-    half_BTV = (3 * torch.randn(2, 4, 50, generator=torch.Generator().manual_seed(0))).bfloat16()
-    tokens_BT = torch.zeros(2, 4, dtype=torch.long)
-    expected = oracles.logprobs(half_BTV.double().tolist(), tokens_BT.tolist(), 0.7)
-    agree(token_logprobs(half_BTV, tokens_BT, 0.7), expected, 1e-5)
-    coarse_BT = (half_BTV / 0.7).log_softmax(-1)[..., 0].float()
+    import copy
+
+    half = copy.deepcopy(policy).bfloat16()
+    tokens_BT = torch.tensor([PROMPTS[1]])
+    with torch.no_grad():
+        logits_TV = half(input_ids=tokens_BT).logits[0]
+        read_TV = SelectedLogits(half)(tokens_BT, torch.ones_like(tokens_BT).bool())
+    expected = oracles.logprobs([logits_TV.double().tolist()], [[5] * 8], 0.7)[0]
+    agree(selected_logprobs(read_TV, torch.full((8,), 5), 0.7), expected, 1e-5)
+    # The sampler, which sees the same logits at the last position.
+    (answer,) = sample(half, [PROMPTS[1]], max_new_tokens=1, temperature=0.7, eos=EOS, seed="h")
+    agree(answer.logprobs, [oracles.log_softmax(logits_TV[-1].double().tolist(), 0.7)[answer.tokens[0]]], 1e-5)
+    coarse_T = (logits_TV / 0.7).log_softmax(-1)[:, 5].float()
     with pytest.raises(AssertionError):
-        agree(coarse_BT, expected, 1e-5)
+        agree(coarse_T, expected, 1e-5)
 
 
 def test_leaving_the_batch_changes_nothing(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

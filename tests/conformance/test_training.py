@@ -241,13 +241,13 @@ def test_loss_does_not_depend_on_micro_batches(world: Any, step: Callable[..., P
 def test_every_episode_once_an_epoch(step: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """PPO: each pass over a step's episodes uses each of them once, in an order of its own."""
     calls: list[list[int]] = []
-    batch = episodes.Rollouts.batch
+    rows = episodes.Rollouts.rows
 
     def watched(self: episodes.Rollouts, indices: Any, device: torch.device) -> Any:
         calls.append(list(indices))
-        return batch(self, indices, device)
+        return rows(self, indices, device)
 
-    monkeypatch.setattr(episodes.Rollouts, "batch", watched)
+    monkeypatch.setattr(episodes.Rollouts, "rows", watched)
     step("one", minibatch_size=2, inner_epochs=3)
     # Four minibatches are read; then each epoch has four, of which value and policy network take one after the other.
     assert len(calls) == 4 + 3 * 4 * 2

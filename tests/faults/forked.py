@@ -29,11 +29,9 @@ HEAVY = (
     "torch.utils.tensorboard",
     "transformers.models.gpt2.modeling_gpt2",
     "gptlife.stages.preferences.trl_loop",
-    "gptlife.stages.rl.steps",
-    "gptlife.stages.rl.ppo_step",
-    "gptlife.stages.rl.rloo_step",
+    "gptlife.stages.rl.loop",
     "gptlife.stages.evals.tables",
-    "gptlife.stages.evals.few_shot",
+    "gptlife.stages.evals.outputs",
     "gptlife.stages.evals.judging",
 )
 

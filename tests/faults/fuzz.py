@@ -11,7 +11,7 @@ any other exception is a finding, and so is an input that takes more than five s
     jsonl, json   a row that is not what a second, plain reading of its line gives; a line that is neither row nor fault
     csv, tsv      a row whose columns are not those of the header
     gz, zst       a row out of a file that the packing's own tool calls damaged
-    rows          a conversation, prompt or ranking that breaks what the stages are promised (data/formats.py)
+    rows          a conversation, prompt, label or ranking that breaks what the stages are promised (data/formats.py)
     chat          a control token that came out of somebody's text
     recipe        a recipe that is no table of known steps
 
@@ -212,6 +212,7 @@ def target_of(name: str) -> Callable[[bytes], None]:
             formats.to_text,
             formats.to_prompt,
             formats.to_conversation,
+            formats.to_label,
             formats.to_ranking,
             formats.to_choices,
         ):
@@ -304,6 +305,9 @@ def keeps_promise(name: str, form: dict[str, Any]) -> None:
         assert len(form["ranks"]) == len(form["answers"]) >= 2
         assert all(type(rank) is int and rank >= 1 for rank in form["ranks"])
         assert all(type(answer) is str for answer in form["answers"])
+    if "label" in form:
+        assert type(form["label"]) is bool
+        assert form["answer"] == form["answer"].strip() != ""
     if "choices" in form:
         assert 0 <= form["gold"] < len(form["choices"])
     if name == "to_text":

@@ -251,7 +251,7 @@ def another_world(ground: Ground) -> Iterator[Seen]:
     ground.interrupted()
     done = ground.run(TWO)
     told = seen(ground, "Resumed by two processes where one began", done, run_again=False)
-    told.lines = [line for line in ground.shown(done.stderr) if "goes on with" in line]
+    told.lines = [line for line in ground.shown(done.stderr) if "resumed with" in line]
     told.again = "not needed: it goes on"
     yield told
 

@@ -35,20 +35,20 @@ def cut_short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     The interrupt falls between the log line of `step` and its checkpoint, so the step has to be taken again.
     """
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.checkpoints import Checkpoints
 
     def cut(step: int, call: Callable[[], Any]) -> None:
-        log = Journal.log
+        log = MetricLog.log
 
-        def interrupted(self: Journal, number: int, *rest: Any) -> None:
+        def interrupted(self: MetricLog, number: int, *rest: Any) -> None:
             log(self, number, *rest)
             if number == step:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "due", lambda self: True)
-            patch.setattr(Journal, "log", interrupted)
+            patch.setattr(MetricLog, "log", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 call()
 
@@ -107,19 +107,20 @@ def trainer_of(tiny: Any, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def steps_of(tiny: Any) -> Callable[..., Any]:
-    """`steps_of(PPO, PPOConfig, fields, output)`: (players, steps) of an online stage on the tiny life."""
+    """`steps_of(PPO, PPOConfig, fields, output)`: (networks, trainer) of an online stage on the tiny life."""
     from gptlife.data.config import decode
     from gptlife.data.formats import prompts
-    from gptlife.stages.rl.networks import Players
-    from gptlife.stages.rl.steps import Steps
+    from gptlife.stages.rl.loop import Trainer
+    from gptlife.stages.rl.networks import Networks
     from gptlife.stages.training.setup import accelerator_for
 
     def build(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
         config = decode(kind, {"device": "cpu", "track": [], **fields}, "online")
         output.mkdir()
         accelerator = accelerator_for(config, output)
-        players = Players(algorithm(config), accelerator, output, tiny.sft, tiny.reward_model)
-        return players, Steps(algorithm(config), accelerator, players, prompts(config.prompts, 0), output)
+        chosen = algorithm(config)
+        networks = Networks(config, chosen.value_learning_rate, accelerator, output, tiny.sft, tiny.reward_model)
+        return networks, Trainer(chosen, accelerator, networks, prompts(config.prompts, 0), output)
 
     return build
 
@@ -132,24 +133,26 @@ def taken(steps_of: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def take(algorithm: Any, kind: Any, fields: dict[str, Any], output: Path) -> Any:
-        players, steps = steps_of(algorithm, kind, fields, output)
-        seen: dict[str, Any] = {}
-        read_experience = steps._experience
+        from gptlife.stages.rl import loop
 
-        def experience(rollouts: Any, *rest: Any) -> Any:
-            seen["rollouts"], seen["experience"] = rollouts, read_experience(rollouts, *rest)
+        networks, trainer = steps_of(algorithm, kind, fields, output)
+        seen: dict[str, Any] = {}
+        experience_of = trainer.algorithm.experience
+
+        def experience(readings: Any, rollouts: Any, kl_coef: float) -> Any:
+            seen["rollouts"], seen["experience"] = rollouts, experience_of(readings, rollouts, kl_coef)
             return seen["experience"]
 
         def keep(accelerator: Any, model: Any, max_norm: float, place: str) -> float:
-            if model is players.policy.reader:
-                seen["gradients"] = {name: p.grad.clone() for name, p in players.policy_model.named_parameters()}
+            if model is networks.policy.reader:
+                seen["gradients"] = {name: p.grad.clone() for name, p in networks.policy.model.named_parameters()}
             return 1.0
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(steps, "_experience", experience)
-            patch.setattr(steps, "finite_norm", keep)
-            patch.setattr(steps, "step_with", lambda optimizer: None)
-            metrics, _ = steps.take(0, 0.1)
+            patch.setattr(trainer.algorithm, "experience", experience)
+            patch.setattr(loop, "finite_norm", keep)
+            patch.setattr(loop, "step_with", lambda optimizer: None)
+            metrics, _ = trainer.step(0, 0.1)
         return metrics, seen["rollouts"], seen["experience"], seen["gradients"]
 
     return take

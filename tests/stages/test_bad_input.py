@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError
+from gptlife.reward import objective
 from gptlife.stages import comparisons, evaluation, ppo, pretrain, reward_model, sft, tokenizer
-from gptlife.stages.rl import ppo_step
+from gptlife.stages.rl import loop
 from gptlife.stages.runtime.device import best_device
 from gptlife.stages.training.lm import PackedRows
 
@@ -166,20 +167,18 @@ def test_score_that_is_no_number(
 def test_the_prompt_of_that_score_is_named(
     tiny: Any, steps_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, steps = steps_of(
-        ppo_step.PPO, ppo.PPOConfig, {**STEPS, "steps": 9, "prompts": str(tiny.prompts)}, tmp_path / "one"
-    )
-    plain = steps.read
+    _, trainer = steps_of(ppo.PPO, ppo.PPOConfig, {**STEPS, "steps": 9, "prompts": str(tiny.prompts)}, tmp_path / "one")
+    plain = loop.read
 
     def broken(*given: Any) -> Any:
-        found = plain(*given)
-        found["scores"][2] = float("inf")
-        return found
+        readings = plain(*given)
+        readings.scores_B[2] = float("inf")
+        return readings
 
-    monkeypatch.setattr(steps, "read", broken)
-    number = steps.order.batch(5)[2] + 1
+    monkeypatch.setattr(loop, "read", broken)
+    number = trainer.order.batch(5)[2] + 1
     with pytest.raises(UserError, match=rf"^ppo: step 6: the score of the answer to prompt {number} is inf; "):
-        steps.take(5, 0.1)
+        trainer.step(5, 0.1)
 
 
 @pytest.mark.parametrize("loss", ["policy_loss", "value_loss"])
@@ -187,13 +186,13 @@ def test_gradient_of_one_network_that_is_no_number(
     loss: str, tiny: Any, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the other doesn't move either."""
-    plain = getattr(ppo_step, loss)
+    plain = getattr(objective, loss)
 
     def broken(*given: Any) -> Any:
         terms = plain(*given)
         return terms._replace(loss_sum=terms.loss_sum * float("nan"))
 
-    monkeypatch.setattr(ppo_step, loss, broken)
+    monkeypatch.setattr(objective, loss, broken)
     monkeypatch.setattr(torch.optim.AdamW, "step", never)
     found = refusal(ppo.STAGE, {**STEPS, "prompts": str(tiny.prompts)}, policy=tiny.sft, reward=tiny.reward_model)
     assert found.startswith("ppo: step 1, minibatch 1: gradient norm is nan; nothing was stepped; ")

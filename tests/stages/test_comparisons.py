@@ -10,7 +10,7 @@ import pytest
 
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
-from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages import comparisons
 
 

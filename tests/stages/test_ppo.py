@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from gptlife.data.errors import UserError
 from gptlife.stages import ppo
 from gptlife.stages.modeling.loading import DROPOUTS, load_causal
-from gptlife.stages.rl.networks import Average
-from gptlife.stages.rl.ppo_step import PPO
+from gptlife.stages.ppo import PPO
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 1e-3,
@@ -42,7 +41,7 @@ def test_the_score_is_that_of_plain_transformers(tiny: Any, run: Any, taken: Any
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, 0]
-    assert_close(experience.scores_B, logits, rtol=0, atol=1e-5)
+    assert_close(experience.readings.scores_B, logits, rtol=0, atol=1e-5)
     assert line["score"] == pytest.approx(logits.mean().item(), abs=1e-5)
     assert line["score_std"] == pytest.approx(logits.std(correction=0).item(), abs=1e-5)
     assert line["eos_rate"] == sum(row[-1] == 0 for row in rows) / 4
@@ -83,9 +82,9 @@ def test_policy_gradient_and_the_pretraining_term(
         assert_close(plain, policy_gradient(tiny, rollouts, experience, 1.0), rtol=0, atol=1e-5)
 
     text = {"pretraining": str(tiny.text), "ptx_coef": 3.0, "ptx_rows_per_episode": 0.5, "ptx_length": 20}
-    _, steps = steps_of(PPO, ppo.PPOConfig, fields(tiny, **whole, **text), tmp_path / "rows")
-    assert steps.ptx is not None
-    chosen = steps.ptx_order.batch(0)
+    _, trainer = steps_of(PPO, ppo.PPOConfig, fields(tiny, **whole, **text), tmp_path / "rows")
+    assert trainer.ptx is not None
+    chosen = trainer.ptx.order.batch(0)
     assert len(set(chosen)) == 8  # half a row for each of 16 episodes
     metrics, _, _, with_text = taken(PPO, ppo.PPOConfig, fields(tiny, **whole, **text), tmp_path / "ptx")
 
@@ -143,18 +142,6 @@ def test_averaged_weights(tiny: Any, run: Any, tmp_path: Path, weights: Any) -> 
     with pytest.raises(AssertionError):  # twin: one step's average is not the other's
         assert_close(first, second, rtol=0, atol=1e-6)
     AutoModelForCausalLM.from_pretrained(str(tmp_path / "1" / "ema"))
-
-
-def test_average_by_hand() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 1.0)
-    average = Average(model, 0.9)
-    for weight in (2.0, 4.0):
-        torch.nn.init.constant_(model.weight, weight)
-        average.update(model)
-    assert float(average.weights["weight"]) == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 4)
-    assert average.copied_into(model).weight.item() == pytest.approx(1.39)
-    assert model.weight.item() == 4.0
 
 
 def test_adaptive_kl(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
@@ -238,7 +225,7 @@ def test_dropout_is_off(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> Non
     loaded = load_causal(base)
     assert [getattr(loaded.config, name) for name in DROPOUTS if hasattr(loaded.config, name)] == [0.0] * 3
     assert {module.p for module in loaded.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
-    assert load_causal(base, resid_pdrop=0.3).config.resid_pdrop == 0.3
+    assert load_causal(base, dropouts={"resid_pdrop": 0.3}).config.resid_pdrop == 0.3
     options = fields(tiny, steps=1, gradient_checkpointing=True)  # which puts the models into train mode
     run(ppo.STAGE, options, tmp_path / "one", policy=base, reward=tiny.reward_model)
     (line,) = log_of(tmp_path / "one")

@@ -21,8 +21,8 @@ from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.loading import load_reward, load_scorer
 from gptlife.stages.modeling.scorer import EnsembleScores, score
 from gptlife.stages.preferences import rankings
-from gptlife.stages.runtime.metric_log import Journal
-from gptlife.stages.runtime.stage import COST
+from gptlife.stages.runtime.execution import COST
+from gptlife.stages.runtime.metric_log import MetricLog
 
 FIELDS = {"learning_rate": 1e-3, "batch_size": 100, "adam_eps": 1e-5, "validate_every": 1}
 
@@ -390,13 +390,13 @@ def test_an_interrupted_ensemble_goes_on_exactly(
     cut(monkeypatch, name, last, lambda: run(reward_model.STAGE, ENSEMBLE, tmp_path / "parts", base=tiny.sft,
                                              comparisons=tiny.comparisons))  # fmt: skip
     begun: list[str] = []
-    begin = Journal.__init__
+    begin = MetricLog.__init__
 
-    def noted(self: Journal, output: Path, name: str, *rest: Any, **more: Any) -> None:
+    def noted(self: MetricLog, output: Path, name: str, *rest: Any, **more: Any) -> None:
         begun.append(f"{name} from {more['start']}")
         begin(self, output, name, *rest, **more)
 
-    monkeypatch.setattr(Journal, "__init__", noted)
+    monkeypatch.setattr(MetricLog, "__init__", noted)
     again = run(reward_model.STAGE, ENSEMBLE, tmp_path / "parts", base=tiny.sft, comparisons=tiny.comparisons)
     names = ["reward_model", "reward_model members/1", "reward_model members/2"]
     left = names[names.index(name) :]
@@ -412,22 +412,22 @@ def cut(monkeypatch: pytest.MonkeyPatch, name: str, last: int, call: Any) -> Non
     """Interrupt `call` in the member that logs as `name` once step `last` is logged, or (0) as it begins."""
     from gptlife.stages.training.checkpoints import Checkpoints
 
-    begin, log = Journal.__init__, Journal.log
+    begin, log = MetricLog.__init__, MetricLog.log
 
-    def began(self: Journal, output: Path, own: str, *rest: Any, **more: Any) -> None:
+    def began(self: MetricLog, output: Path, own: str, *rest: Any, **more: Any) -> None:
         if (own, last) == (name, 0):
             raise KeyboardInterrupt
         begin(self, output, own, *rest, **more)
 
-    def logged(self: Journal, step: int, *rest: Any) -> None:
+    def logged(self: MetricLog, step: int, *rest: Any) -> None:
         log(self, step, *rest)
         if (self.name, step) == (name, last):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "due", lambda self: True)
-        patch.setattr(Journal, "__init__", began)
-        patch.setattr(Journal, "log", logged)
+        patch.setattr(MetricLog, "__init__", began)
+        patch.setattr(MetricLog, "log", logged)
         with pytest.raises(KeyboardInterrupt):
             call()
 

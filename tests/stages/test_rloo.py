@@ -15,9 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError
 from gptlife.stages import rloo
-from gptlife.stages.rl.episodes import Picked
-from gptlife.stages.rl.metrics import standard_error
-from gptlife.stages.rl.rloo_step import RLOO
+from gptlife.stages.rl.episodes import Minibatch, Rows
+from gptlife.stages.rloo import RLOO
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "answers_per_prompt": 4, "max_new_tokens": 10,
@@ -73,7 +72,7 @@ def reinforce(
 def test_gradient_is_reinforce_with_leave_one_out(tokens: int, k: int, tiny: Any, taken: Any, tmp_path: Path) -> None:
     changes = {"minibatch_size": 16, "micro_batch_tokens": tokens, "temperature": 0.8, "answers_per_prompt": k}
     metrics, rollouts, experience, found = taken(RLOO, rloo.RLOOConfig, fields(tiny, **changes), tmp_path / "one")
-    scores = experience.scores_B.tolist()
+    scores = experience.readings.scores_B.tolist()
     assert 0.0 < metrics["eos_rate"] < 1.0  # some answers pay the penalty, some don't
     assert_close(found, reinforce(tiny, rollouts, scores, k, 0.8), rtol=0, atol=1e-4)
     twins = [
@@ -87,26 +86,27 @@ def test_gradient_is_reinforce_with_leave_one_out(tokens: int, k: int, tiny: Any
             assert_close(found, twin, rtol=0, atol=1e-4)
 
 
-def picked(logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, advantages: list[float]) -> Picked:
+def minibatch(logprobs_BR: torch.Tensor, mask_BR: torch.Tensor, advantages: list[float]) -> Minibatch:
     advantages_BR = torch.tensor(advantages).unsqueeze(1) * mask_BR
-    nothing = torch.zeros(())
-    return Picked(nothing, nothing, nothing, mask_BR, logprobs_BR, nothing, advantages_BR, nothing)
+    none, old_N = torch.zeros(()), logprobs_BR[mask_BR]
+    return Minibatch(Rows(none, none, none, none), mask_BR, old_N, old_N, none, advantages_BR[mask_BR], none, None)
 
 
-def test_the_ratio_is_of_whole_answers() -> None:
+def test_the_ratio_is_of_whole_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: three answers whose probabilities moved by exp(.1), exp(-.4) and exp(.4)."""
     mask_BR = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
     new_N = torch.tensor([-1.0, -2.0, -2.9, -0.9, -1.3, -1.3])
     old_BR = torch.tensor([[-1.2, -2.0, -2.8], [-0.5, 0.0, 0.0], [-1.5, -1.5, 0.0]])
     config = decode(rloo.RLOOConfig, {"prompts": "x.jsonl"}, "rloo")
-    players: Any = SimpleNamespace(logprobs=lambda _: new_N)
-    terms = RLOO(config).policy_terms(players, picked(old_BR, mask_BR, [2.0, -3.0, 5.0]))
+    monkeypatch.setattr(Minibatch, "logprobs", lambda self, policy, temperature: new_N)
+    policy: Any = None
+    terms = SimpleNamespace(**RLOO(config).policy_loss(policy, minibatch(old_BR, mask_BR, [2.0, -3.0, 5.0])))
     up, down = math.exp(0.1), math.exp(-0.4)
     # The first is inside 1 ± .2; the second has left it for the better (clipped at .8); the third too (at 1.2).
     assert terms.loss_sum.item() == pytest.approx(-2.0 * up + 3.0 * 0.8 - 5.0 * 1.2, abs=1e-5)
     assert terms.ratio_sum.item() == pytest.approx(up + down + math.exp(0.4), abs=1e-5)
     assert terms.clipfrac_sum.item() == 2.0
-    assert terms.n_tokens.item() == 3  # actions
+    assert terms.n.item() == 3  # actions
     by_token = -2.0 * (math.exp(0.2) + 1.0 + math.exp(-0.1)) + 3.0 * 0.8 - 5.0 * 2 * 1.2
     with pytest.raises(AssertionError):  # twin: ratios of single tokens
         assert terms.loss_sum.item() == pytest.approx(by_token, abs=1e-5)
@@ -123,14 +123,6 @@ def test_a_prompts_answers_stand_together(tiny: Any, taken: Any, tmp_path: Path)
     assert_close(advantages_B.view(4, 4).mean(1), torch.zeros(4), rtol=0, atol=1e-5)
     assert_close(experience.returns_BR - experience.values_BR, experience.advantages_BR, rtol=0, atol=1e-6)
     assert (advantages_B != 0).any()
-
-
-def test_standard_error_counts_prompts() -> None:
-    scores = torch.tensor([1.0, 3.0, 5.0, 7.0, 0.0, 2.0])
-    # Prompt means 2, 6, 1: deviations -1, 3, -2 from 3; variance 14 / 2, over 3 prompts.
-    assert standard_error(scores, 2) == pytest.approx(math.sqrt(7.0 / 3.0))
-    assert standard_error(scores, 1) == pytest.approx(math.sqrt((4 + 0 + 4 + 16 + 9 + 1) / 5 / 6))
-    assert standard_error(scores, 6) is None
 
 
 def test_it_learns(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:

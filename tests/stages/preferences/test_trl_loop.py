@@ -20,7 +20,7 @@ from transformers import Trainer
 
 from gptlife.stages import dpo, kto
 from gptlife.stages.runtime import artifact, signals
-from gptlife.stages.runtime.stage import COST
+from gptlife.stages.runtime.execution import COST
 from gptlife.stages.training.checkpoints import Checkpoints
 
 COMMON = {"learning_rate": 1e-3, "batch_size": 6, "warmup_steps": 1, "validate_every": 2, "adam_eps": 1e-5}

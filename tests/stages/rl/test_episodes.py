@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from gptlife.data.config import decode
+from gptlife.stages import ppo
 from gptlife.stages.generation.sampler import Answer
 from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
 from gptlife.stages.rl import episodes
@@ -41,7 +43,7 @@ def test_answers_become_rollouts() -> None:
 
 
 def test_selected_positions_are_those_before_each_response_token() -> None:
-    tokens_BT, select_BT, last_BT, targets_N = rollouts().batch([2, 0, 1], torch.device("cpu"))
+    tokens_BT, select_BT, last_BT, targets_N = rollouts().rows([2, 0, 1], torch.device("cpu"))
     assert tokens_BT.tolist() == [[9, 10, 23, 24, 25, 26], [5, 6, 7, 20, 21, 0], [8, 22, 0, 0, 0, 0]]
     assert select_BT.int().tolist() == [[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0]]
     assert last_BT.int().tolist() == [[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0]]
@@ -79,18 +81,18 @@ def test_read_against_single_rows(groups: list[list[int]], small: Callable[..., 
         for place, token in enumerate(answer.tokens):
             before = len(prompt) - 1 + place
             expected = {
-                "logprobs": tables[0][before, token],
-                "ref_logprobs": tables[1][before, token],
-                "values": states[before],
-                "entropy": -(tables[0][before].exp() * tables[0][before]).sum(),
+                "logprobs_BR": tables[0][before, token],
+                "ref_logprobs_BR": tables[1][before, token],
+                "values_BR": states[before],
+                "entropy_BR": -(tables[0][before].exp() * tables[0][before]).sum(),
             }
             for name, number in expected.items():
-                assert_close(found[name][row, place], number, rtol=0, atol=1e-5)
-        assert_close(found["scores"][row], reward(input_ids=ids).logits[0, 0], rtol=0, atol=1e-5)
-        for name in ("logprobs", "ref_logprobs", "values", "entropy"):
-            assert found[name][row, len(answer.tokens) :].tolist() == [0.0] * (4 - len(answer.tokens))
+                assert_close(getattr(found, name)[row, place], number, rtol=0, atol=1e-5)
+        assert_close(found.scores_B[row], reward(input_ids=ids).logits[0, 0], rtol=0, atol=1e-5)
+        for name in expected:
+            assert getattr(found, name)[row, len(answer.tokens) :].tolist() == [0.0] * (4 - len(answer.tokens))
     # Twin: rows in another order would not pass.
-    assert not torch.allclose(found["scores"], found["scores"].flip(0), atol=1e-5)
+    assert not torch.allclose(found.scores_B, found.scores_B.flip(0), atol=1e-5)
 
 
 OPTIONS: dict[str, Any] = {
@@ -100,16 +102,18 @@ OPTIONS: dict[str, Any] = {
 
 
 def shaped(**changes: Any) -> episodes.Experience:
+    """PPO's experience of readings made by hand."""
     mask_BR = rollouts().mask_BR
     logratio_BR = torch.tensor([[0.2, -0.4, 0.6, 9.0], [1.0, 9.0, 9.0, 9.0], [0.0] * 4, [0.0, 2.0, 9.0, 9.0]])
-    found = {
-        "logprobs": logratio_BR.masked_fill(~mask_BR, 0.0) - 3.0 * mask_BR,
-        "ref_logprobs": -3.0 * mask_BR,
-        "values": torch.full((4, 4), 0.25) * mask_BR,
-        "entropy": torch.ones(4, 4) * mask_BR,
-        "scores": torch.tensor([1.0, 4.0, -6.0, 0.5]),
-    }
-    return episodes.shape(found, rollouts(), **{**OPTIONS, **changes})
+    readings = episodes.Readings(
+        logprobs_BR=logratio_BR.masked_fill(~mask_BR, 0.0) - 3.0 * mask_BR,
+        ref_logprobs_BR=-3.0 * mask_BR,
+        values_BR=torch.full((4, 4), 0.25) * mask_BR,
+        entropy_BR=torch.ones(4, 4) * mask_BR,
+        scores_B=torch.tensor([1.0, 4.0, -6.0, 0.5]),
+    )
+    config = decode(ppo.PPOConfig, {"prompts": "x.jsonl", **OPTIONS, **changes}, "ppo")
+    return ppo.PPO(config).experience(readings, rollouts(), config.kl_coef)
 
 
 def test_rewards_by_hand() -> None:
@@ -120,7 +124,12 @@ def test_rewards_by_hand() -> None:
     # lam 1, no discount: the return is the sum of the rewards to come, whatever the values.
     assert_close(experience.returns_BR[0], torch.tensor([0.8, 0.9, 0.7, 0.0]))
     assert_close(experience.advantages_BR[0], torch.tensor([0.55, 0.65, 0.45, 0.0]))
-    assert experience.scores_B.tolist() == [1.0, 4.0, -6.0, 0.5]  # what is logged: as the reward model gave them
+    assert experience.readings.scores_B.tolist() == [
+        1.0,
+        4.0,
+        -6.0,
+        0.5,
+    ]  # what is logged: as the reward model gave them
     assert shaped(missing_eos_penalty=0.0).rewards_BR[2, 3] == -6.0
 
 
@@ -140,3 +149,27 @@ def test_whitening() -> None:
     assert float(white.var(correction=0)) == pytest.approx(1.0, abs=1e-5)
     # The returns are not whitened with the advantages.
     assert_close(shaped(whiten_advantages=True).returns_BR, shaped().returns_BR)
+
+
+def test_a_minibatch_is_flat() -> None:
+    experience, step = shaped(), rollouts()
+    minibatch = episodes.minibatch_of(step, experience, [2, 0], torch.device("cpu"))
+    assert minibatch.rows.targets_N.tolist() == [23, 24, 25, 26, 20, 21, 0]
+    expected = [*experience.advantages_BR[2, :4].tolist(), *experience.advantages_BR[0, :3].tolist()]
+    assert minibatch.advantages_N.tolist() == expected
+    assert minibatch.sums(torch.tensor([1.0, 2, 3, 4, 10, 20, 30])).tolist() == [10.0, 60.0]
+    assert minibatch.first(torch.tensor([1.0, 2, 3, 4, 10, 20, 30])).tolist() == [1.0, 10.0]
+    assert minibatch.weights_N is None
+
+
+def test_gradients_pass_through_an_episodes_sum() -> None:
+    minibatch = episodes.minibatch_of(rollouts(), shaped(), [0, 1], torch.device("cpu"))
+    x_N = torch.tensor([1.0, 2.0, 3.0, 5.0], requires_grad=True)
+    (minibatch.sums(x_N) * torch.tensor([1.0, 10.0])).sum().backward()
+    assert x_N.grad is not None
+    assert x_N.grad.tolist() == [1.0, 1.0, 1.0, 10.0]
+
+
+def test_an_answers_number_at_each_of_its_tokens() -> None:
+    mask_BR = torch.tensor([[True, True], [True, False]])
+    assert episodes.over_tokens(torch.tensor([3.0, -1.0]), mask_BR).tolist() == [[3.0, 3.0], [-1.0, 0.0]]

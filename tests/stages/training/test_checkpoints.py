@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from gptlife.data.errors import UserError
 from gptlife.stages.runtime import artifact, signals
+from gptlife.stages.runtime.files import keep_piece, read_piece
 from gptlife.stages.training.checkpoints import Checkpoints
 
 
@@ -104,7 +105,7 @@ def flip(path: Path) -> None:
 
 
 def edit_state(path: Path, **changes: Any) -> None:
-    artifact.keep_piece(path / "state", {**artifact.read_piece(path / "state"), **changes})
+    keep_piece(path / "state", {**read_piece(path / "state"), **changes})
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -261,7 +262,7 @@ def test_a_request_to_stop_keeps_the_step(number: int, tmp_path: Path, capsys: A
     run, taken = Run(tmp_path, every=3600.0), []
 
     def work() -> None:
-        with signals.heard("toy"), signals.after_the_step():
+        with signals.handle_signals("toy"), signals.stop_after_step():
             for step in (1, 2, 3):
                 if step == 2:
                     os.kill(os.getpid(), number)
@@ -279,7 +280,7 @@ def test_a_second_interrupt_stops_at_once() -> None:
     taken: list[str] = []
 
     def work() -> None:
-        with signals.heard("toy"), signals.after_the_step():
+        with signals.handle_signals("toy"), signals.stop_after_step():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)  # a launcher's, after the Ctrl-C that all heard: no second request
             taken.append("on")
@@ -295,7 +296,7 @@ def test_elsewhere_a_request_stops_at_once() -> None:
     before, went_on = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with signals.heard("toy"):
+        with signals.handle_signals("toy"):
             os.kill(os.getpid(), signal.SIGTERM)
             went_on.append(True)
 
