@@ -41,13 +41,13 @@ conformance: setup
 
 # What is killed and resumed ends with the very bytes of what was not.
 test-faults: setup
-	$(BIN)/python tests/faults/kills.py --kills 132 --page docs/results/kills.md
-	$(BIN)/python tests/faults/lines.py --page docs/results/faults.md
+	$(BIN)/python tools/faults/kills.py --kills 132 --page docs/results/kills.md
+	$(BIN)/python tools/faults/lines.py --page docs/results/faults.md
 	$(BIN)/python -m pytest tests/faults
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
-	$(BIN)/python tests/faults/fuzz.py --page docs/results/fuzz.md
+	$(BIN)/python tools/faults/fuzz.py --page docs/results/fuzz.md
 
 # Installs about 2 GB into build/lowest. `LOWEST="--instead torch==2.13.0"` takes another version of a package.
 lowest:

@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+import gptlife
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate", "peft")
 LIGHT_ROOMS = ("data", "pipelines")
@@ -29,7 +31,7 @@ def load_structure() -> ModuleType:
 
 
 structure = load_structure()
-PUBLIC = {f"gptlife.{name}" for name in ("plan", "run", "open_output", "UserError", "Config", "Stage")}
+PUBLIC = {f"gptlife.{name}" for name in gptlife.__all__}
 FILES = list(structure.files_of(ROOT).values())
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 

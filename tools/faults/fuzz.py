@@ -1,8 +1,8 @@
 """Throw a million mutated files at each reader: no crash, no hang, nothing accepted that isn't so.
 
     pip install atheris
-    python tests/faults/fuzz.py                         all targets
-    python tests/faults/fuzz.py jsonl csv --jobs 2      these, two at once
+    python tools/faults/fuzz.py                         all targets
+    python tools/faults/fuzz.py jsonl csv --jobs 2      these, two at once
         --runs 1000000 --seconds 600 --page docs/results/fuzz.md
 
 Coverage-guided (libFuzzer), seeded with the corpus of bad inputs. A reader may refuse with a `UserError` of one line;
@@ -37,7 +37,7 @@ from typing import Any
 
 import yaml
 
-CORPUS = Path(__file__).parents[1] / "bad_inputs" / "files"
+CORPUS = Path(__file__).parents[2] / "tests" / "bad_inputs" / "files"
 TARGETS = ("jsonl", "json", "csv", "tsv", "txt", "gz", "zst", "parquet", "rows", "chat", "recipe")
 
 
@@ -94,10 +94,10 @@ def write_page(path: Path, rows: dict[str, str]) -> None:
         "",
         "## Fuzzing",
         "",
-        "Made by `python tests/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
+        "Made by `python tools/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
         "stay). Inputs are mutations of [the corpus](../../tests/bad_inputs/expected.yaml), guided by what they reach; "
         "a finding is a crash, a hang, a refusal of several lines, or something accepted that isn't so "
-        "([which](../../tests/faults/fuzz.py)).",
+        "([which](../../tools/faults/fuzz.py)).",
         "",
         "| target | inputs tried | seconds | findings |",
         "| --- | --: | --: | --: |",

@@ -1,6 +1,6 @@
 """What a user sees when something breaks, and what is left on the disk: docs/results/faults.md.
 
-    python tests/faults/lines.py --page docs/results/faults.md
+    python tools/faults/lines.py --page docs/results/faults.md
 
 Every fault is brought about in a real `gptlife run` of the first steps of `life.yaml`; the page shows the line itself
 (places shortened), the exit code and the files. Then the fault is mended where it has to be, the same command is run
@@ -440,8 +440,8 @@ def page(told: list[Seen], seconds: float) -> str:
     lines = [
         "# What breaks, and what one sees",
         "",
-        f"Made by `python tests/faults/lines.py --page docs/results/faults.md` in {seconds / 60:.0f} minutes: every "
-        "fault is brought about in a real run of [tests/faults/life.yaml](../../tests/faults/life.yaml), and the same "
+        f"Made by `python tools/faults/lines.py --page docs/results/faults.md` in {seconds / 60:.0f} minutes: every "
+        "fault is brought about in a real run of [tools/faults/life.yaml](../../tools/faults/life.yaml), and the same "
         "command is run again once it is mended. Kills at random moments have [a page of their own](kills.md). A clock "
         "that jumps shows nothing: only monotonic time is looked at (`tests/stages/training/test_checkpoints.py`).",
     ]

@@ -1,6 +1,6 @@
 """Kill every stage at random moments, let it go on, and compare what it ends with: `make test-faults`.
 
-    python tests/faults/kills.py --kills 120 --seed 0 [--page docs/results/kills.md]
+    python tools/faults/kills.py --kills 120 --seed 0 [--page docs/results/kills.md]
 
 Each step of `life.yaml` is made once undisturbed. Then it is made again under another store, and again, and in each
 making it is killed one to four times, by
@@ -202,8 +202,8 @@ def page(tallies: dict[str, Tally], seed: int, seconds: float, kills: int) -> st
     lines = [
         "# Killed and resumed",
         "",
-        f"Made by `python tests/faults/kills.py --kills {kills} --seed {seed} --page docs/results/kills.md` in "
-        f"{seconds / 60:.0f} minutes. A step of [tests/faults/life.yaml](../../tests/faults/life.yaml) is killed one "
+        f"Made by `python tools/faults/kills.py --kills {kills} --seed {seed} --page docs/results/kills.md` in "
+        f"{seconds / 60:.0f} minutes. A step of [tools/faults/life.yaml](../../tools/faults/life.yaml) is killed one "
         "to four times in each making; a making that was let go on is compared with the undisturbed one, file by file: "
         "weights, tokenizer, answers, metrics.json, model card, and the log without its times. `committing`: SIGKILL "
         "while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` is PPO in "
