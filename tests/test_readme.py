@@ -67,7 +67,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n", encoding="utf-8")
-    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -216,7 +216,7 @@ def test_every_file_and_function_named_exists(page: Path) -> None:
 
 def test_the_example_reward() -> None:
     """By hand: 40 words are best, none are worst, 20 or 60 lie half way, 200 are no worse than none."""
-    name = f"{ROOT / 'docs' / 'examples' / 'reward_length.py'}:score"
+    name = f"{ROOT / "examples" / "reward_length.py"}:score"
     score = checked(load_function(name, "ppo.reward_function"), name)
     answers = [" ".join(["word"] * count) for count in (40, 0, 20, 60, 200, 30)]
     prompts = [{"messages": [{"role": "user", "content": "Speak."}]} for _ in answers]
