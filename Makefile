@@ -4,6 +4,7 @@
 # make test-faults  kill every stage at random moments, fill the disk, kill a rank; about half an hour
 # make fuzz         a million mutated files for each reader; about an hour
 # make docs         the documentation as a site in build/site; a broken link fails
+# make lowest       run the smoke life, dpo and kto with the lowest versions that pyproject.toml allows; before a release
 # make check        everything that CI runs
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= store
 
-.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz docs check lint types audit bench clean
+.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz lowest docs check lint types audit bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,6 +49,10 @@ test-faults: setup
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	$(BIN)/python tools/faults/fuzz.py --page docs/results/fuzz.md
+
+# Installs about 2 GB into build/lowest. `LOWEST="--instead torch==2.13.0"` takes another version of a package.
+lowest:
+	$(PYTHON) tools/lowest.py $(LOWEST)
 
 lint: setup
 	$(BIN)/ruff check .

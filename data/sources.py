@@ -228,3 +228,24 @@ def _expand(pattern: str) -> list[str]:
         if os.path.getsize(path) == 0:
             raise UserError(f"{path}: the file is empty; fill it or leave it out")
     return paths
+
+
+def described(identity: Mapping[str, Any]) -> str:
+    """A source's identity in words (Markdown): what was read, which rows of it, and its weight in a mix."""
+    if village := identity.get("village"):
+        fields = ", ".join(f"{name} {value}" for name, value in village.items() if name != "part")
+        text = f"the Village's {village.get('part')} ({fields})"
+    elif hub := identity.get("hub"):
+        name, revision, subset, split = hub
+        text = f"{_code(name)} at {_code(revision)}, {'' if subset is None else f'{subset}, '}split {split}"
+    else:
+        files = identity.get("files") or []
+        text = "files of sha256 " + ", ".join(_code(str(digest)[:16]) for _, digest in files)
+    start, limit = identity.get("start") or 0, identity.get("limit")
+    rows = f"; rows from {start + 1}" + (f" to {start + limit}" if limit else "") if start or limit else ""
+    weight = f"; weight {identity['weight']:g}" if identity.get("weight", 1.0) != 1.0 else ""
+    return text + rows + weight
+
+
+def _code(text: Any) -> str:
+    return f"`{str(text).replace('`', '')}`"

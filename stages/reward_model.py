@@ -178,10 +178,11 @@ def _train(
     config: RewardModelConfig, number: int, folder: Path, inputs: _Inputs, accelerator: Accelerator
 ) -> tuple[Any, Metrics]:
     """One member, trained with `config.seed` and normalised; and the metrics of its training."""
+    from gptlife.reward.statistics.accuracy import accuracy
     from gptlife.stages.modeling import adapters, loading
     from gptlife.stages.modeling.forward import SelectedScores
     from gptlife.stages.modeling.scorer import score
-    from gptlife.stages.preferences.metrics import accuracy, margins
+    from gptlife.stages.preferences.metrics import margins
     from gptlife.stages.training.loop import fit
     from gptlife.stages.training.setup import epochs
 

@@ -3,7 +3,7 @@
 Every assistant turn of a conversation is a target, its end-of-text included. InstructGPT (Ouyang et al. 2022):
 section 3.5 and App. C.1 for the SFT baseline (16 epochs, 9.65e-6, batch 32, residual dropout .2, cosine to 10 %), C.3
 for the model that PPO starts from (2 epochs with 10 % pretraining data). The paper selects by reward-model score; at
-this point of the life there is none yet, so selection here is by validation loss.
+this point of the life no reward model exists, so selection here is by validation loss.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SFTConfig(FinetuningConfig):
     """Fine-tune a base model on conversations."""
 
     data: Data
-    """Conversations: one `messages` list a row, or any format that is recognised."""
+    """Conversations: one `messages` list per row, or any other format that is recognised."""
     validation: Data | Share = 0.1
     """Conversations held aside, or the share of `data` to hold aside."""
     learning_rate: NonNegativeFloat = 9.65e-6
@@ -49,8 +49,8 @@ class SFTConfig(FinetuningConfig):
     residual_dropout: BelowOne = 0.2
     """[InstructGPT C.1]"""
     packing: bool = False
-    """Fill rows of `max_length` with several conversations that don't see each other (faster on a GPU); not together
-    with `pretraining`."""
+    """Fill rows of `max_length` with several conversations that don't attend to each other (faster on a GPU); not
+    together with `pretraining`."""
     pretraining: Data | None = None
     """Text mixed in as plain next-token rows. [InstructGPT C.3]"""
     pretraining_share: BelowOne = 0.1
@@ -68,7 +68,7 @@ class SFTConfig(FinetuningConfig):
 
 
 def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
-    """Fine-tune and save; metrics: losses in nats an assistant token, before and after.
+    """Fine-tune and save; metrics: losses in nats per assistant token, before and after.
 
     Raises:
         UserError: for data or lengths that don't fit the model.
@@ -139,7 +139,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
 def _text_rows(
     config: SFTConfig, model: Any, tokenizer: Any, n_conversations: int, output: Path, accelerator: Accelerator
 ) -> PackedRows:
-    """Rows of text beside so many conversations: `pretraining_share` of all, or what the text gives."""
+    """Rows of text to mix with `n_conversations`: `pretraining_share` of all rows, or as many as the text has."""
     from gptlife.stages.modeling import lengths
     from gptlife.stages.training.lm import PackedRows
     from gptlife.stages.training.token_stream import token_stream
@@ -160,12 +160,12 @@ def _text_rows(
 
 
 def _rows(
-    found: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
+    given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
 ) -> list[tuple[list[int], list[bool]]]:
     from gptlife.data.tokens import encode_conversation
 
     rows, skipped = [], 0
-    for number, conversation in enumerate(found, 1):
+    for number, conversation in enumerate(given, 1):
         tokens, marks = encode_conversation(tokenizer, conversation["messages"])
         if len(tokens) <= limit:
             rows.append((tokens, marks))
@@ -177,7 +177,7 @@ def _rows(
                 "shorten it, raise max_length, or set too_long: skip"
             )
     if skipped:
-        log.warning("%s: %d of %d conversations left out (over %d tokens)", place, skipped, len(found), limit)
+        log.warning("%s: %d of %d conversations left out (over %d tokens)", place, skipped, len(given), limit)
     if not rows:
         raise UserError(f"{place}: no conversation fits in {limit} tokens; raise max_length")
     return rows

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: added, trained and merged."""
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: added and merged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LoRA(Config):
 
 
 def add_lora(model: Any, lora: LoRA, task: str) -> Any:
-    """Wrap `model` with adapters; `task` is `CAUSAL_LM` or `SEQ_CLS` (whose new head is trained whole)."""
+    """`model` wrapped with adapters; `task` is `CAUSAL_LM` or `SEQ_CLS` (whose new head is trained in full)."""
     from peft import get_peft_model
 
     return get_peft_model(model, lora_config(model, lora, task))
@@ -45,5 +45,5 @@ def lora_config(model: Any, lora: LoRA, task: str) -> Any:
 
 
 def merge_lora(model: Any) -> Any:
-    """The plain model with its adapters added in; `model` itself where it has none."""
+    """The plain model with its adapters merged into the weights; `model` itself where it has none."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

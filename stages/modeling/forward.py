@@ -78,9 +78,3 @@ def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device) ->
     """Rows of tokens as one (B, T) tensor, filled on the right."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)
-
-
-def pad_mask(rows: Sequence[Sequence[bool]], device: torch.device) -> Tensor:
-    """Bool rows as one (B, T) tensor, False on the right."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[False] * (width - len(row))] for row in rows], dtype=torch.bool, device=device)

@@ -1,10 +1,10 @@
-"""The reward model: one score a sequence, read at its last real token, and its normalisation.
+"""The reward model: one score per sequence, read at its last real token, and its normalisation.
 
 A trunk with a scalar head in place of the unembedding (Stiennon et al. 2020; Ouyang et al. 2022, section 3.5). The
 score is read at the end-of-text token where the answer has one (Huang et al. 2024: scores elsewhere mean nothing).
 After training, the score is shifted so that demonstrations have mean 0 and scaled to unit standard deviation; both are
 folded into the weights where the architecture allows, so that plain `AutoModelForSequenceClassification` gives the
-very score that PPO uses.
+same score as PPO uses.
 
 Legend: S sequences, T tokens, B rows, N selected positions, M members of an ensemble.
 """
@@ -32,11 +32,11 @@ class EnsembleScores(nn.Module):
         self.members, self.config = nn.ModuleList(members), config
 
     def forward(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
-        """The members' scores at each selected position as one, row-major."""
+        """The combined score at each selected position, row-major."""
         return combine(self.member_scores(tokens_BT, select_BT), self.config)
 
     def member_scores(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
-        """scores_MN: each member's own."""
+        """scores_MN: the score of each member at each selected position."""
         return torch.stack([member(tokens_BT, select_BT) for member in self.members])
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from gptlife.data.packing import length_batches
+from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages.modeling.forward import SelectedLogits
-from gptlife.stages.preferences.metrics import accuracy, by_group, margins
+from gptlife.stages.preferences.metrics import by_group, margins
 from gptlife.stages.training.lm import TargetRows
 from gptlife.stages.training.loop import on_device
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gptlife.data.errors import UserError
 from gptlife.reward.judges.config import JudgeConfig
 from gptlife.reward.judges.verdicts import Judge, scores_of
+from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages.runtime.stage import Metrics
 
 if TYPE_CHECKING:
@@ -77,11 +78,6 @@ def by_group(by_ranking: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict
     for row, of_row in zip(rows, by_ranking, strict=True):
         groups.setdefault(str(row.get("group") or "all"), []).extend(of_row)
     return groups
-
-
-def accuracy(margins: Sequence[float]) -> float:
-    """Share of the pairs whose better answer scores higher; an equal score counts half."""
-    return sum((margin > 0) + 0.5 * (margin == 0) for margin in margins) / max(1, len(margins))
 
 
 def held_out_metrics(scores_MN: Tensor, rows: Sequence[Row], name: str, gold: Judge | None = None) -> Metrics:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gptlife.data.sources import described
 from gptlife.stages.runtime.files import write_text
 
 CARD = "README.md"
@@ -26,7 +27,7 @@ _GENERATES = ("base", "chat", "online", "preference")
 
 
 class About(NamedTuple):
-    """What a stage tells of itself."""
+    """A stage, as its model card describes it."""
 
     stage: str
     family: Family
@@ -72,8 +73,8 @@ def _lineage(manifest: Mapping[str, Any]) -> str:
 
 def _data(manifest: Mapping[str, Any]) -> str:
     config = (manifest.get("identity") or {}).get("config") or {}
-    lines = [f"- `{field}`: {_source(source)}" for field, source in _sources(config, "")]
-    return "\n".join(lines) or "None of its own."
+    lines = [f"- `{field}`: {described(source)}" for field, source in _sources(config, "")]
+    return "\n".join(lines) or "None besides its inputs."
 
 
 def _sources(value: Any, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -87,22 +88,6 @@ def _sources(value: Any, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif isinstance(value, list):
         for item in value:
             yield from _sources(item, field)
-
-
-def _source(source: Mapping[str, Any]) -> str:
-    if village := source.get("village"):
-        fields = ", ".join(f"{name} {value}" for name, value in village.items() if name != "part")
-        text = f"the Village's {village.get('part')} ({fields})"
-    elif hub := source.get("hub"):
-        name, revision, subset, split = hub
-        text = f"{_code(name)} at {_code(revision)}, {'' if subset is None else f'{subset}, '}split {split}"
-    else:
-        files = source.get("files") or []
-        text = "files of sha256 " + ", ".join(_code(str(digest)[:16]) for _, digest in files)
-    start, limit = source.get("start") or 0, source.get("limit")
-    rows = f"; rows from {start + 1}" + (f" to {start + limit}" if limit else "") if start or limit else ""
-    weight = f"; weight {source['weight']:g}" if source.get("weight", 1.0) != 1.0 else ""
-    return text + rows + weight
 
 
 def _numbers(metrics: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ COST = (
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a stage: all that `execute` has to know of it."""
+    """One run of a stage."""
 
     about: About
     version: int

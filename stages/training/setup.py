@@ -1,6 +1,6 @@
-"""What the training stages share before their first step: schedule, optimizer, accelerator.
+"""What training needs before its first step: schedule, optimizer, accelerator.
 
-A schedule is a pure function of the step (which rows, which learning rate), so nothing of it needs saving. Cosine
+A schedule is a pure function of the step (which rows, which learning rate), so no checkpoint has to save it. Cosine
 with linear warm-up and a floor: Brown et al. 2020, App. B. AdamW decays matrices only.
 """
 
@@ -26,16 +26,16 @@ from gptlife.stages.training.config import TrainingConfig
 
 
 class Examples(Protocol):
-    """An indexable training set whose lengths and loss weights are known before it is read."""
+    """A training set whose lengths and loss weights are known before an example is read."""
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each example: what it costs."""
+        """Tokens of each example, as it is read."""
         ...
 
     @property
     def weights(self) -> Sequence[float]:
-        """What each example adds to the loss's denominator."""
+        """What each example adds to the denominator of the loss."""
         ...
 
     def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which rows and which learning rate each step has: pure functions of the step."""
+    """The rows and the learning rate of each step: pure functions of the step."""
 
     n_examples: int
     sizes: list[int]
@@ -63,11 +63,11 @@ class Schedule:
         object.__setattr__(self, "starts", starts)
 
     def batch(self, step: int) -> list[int]:
-        """Example indices of a step: a stream of epochs, each a permutation of its own."""
+        """Example indices of a step, from a stream of epochs, each in another order."""
         rows = []
         for position in range(self.starts[step], self.starts[step] + self.sizes[step]):
-            epoch, place = divmod(position, self.n_examples)
-            rows.append(self._permutation(epoch)[place])
+            epoch, index = divmod(position, self.n_examples)
+            rows.append(self._permutation(epoch)[index])
         return rows
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -81,7 +81,7 @@ class Schedule:
 
 
 def cosine(progress: float, warmup: float, final_share: float) -> float:
-    """Linear warm-up to 1 over `warmup`, cosine to `final_share` at 1, constant after; both are shares of the whole."""
+    """Linear warm-up to 1 over `warmup`, cosine to `final_share` at 1, then constant, over a progress from 0 to 1."""
     if progress < warmup:
         return progress / warmup
     if progress >= 1.0:
@@ -91,7 +91,7 @@ def cosine(progress: float, warmup: float, final_share: float) -> float:
 
 
 def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: float, warmup_steps: int) -> Schedule:
-    """Fixed batches over so many epochs, cosine to `min_lr_ratio`; a last partial batch is kept."""
+    """Batches of fixed size over `n_epochs`, cosine to `min_lr_ratio`; a last partial batch is kept."""
     total = max(1, round(n_examples * n_epochs))
     sizes = [min(batch_size, total - start) for start in range(0, total, batch_size)]
     share = min(warmup_steps / len(sizes), 0.5)
@@ -104,7 +104,7 @@ def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: f
 
 
 def accelerator_for(config: StageConfig, output: Path) -> Accelerator:
-    """The accelerator of this process in a stage that works on `output`; seeds everything."""
+    """The accelerator of this process in a stage that works on `output`; seeds every generator."""
     quiet_libraries()
     device, precision = best_device(config.device), getattr(config, "precision", "fp32")
     mixed = {"auto": "no", "fp32": "no"}.get(precision, precision)
@@ -117,7 +117,7 @@ def accelerator_for(config: StageConfig, output: Path) -> Accelerator:
 
 
 def adamw(model: nn.Module, config: TrainingConfig, rate: float | None = None) -> Any:
-    """AdamW with decay on matrices only."""
+    """AdamW with decay on matrices only; `rate`: the learning rate in place of the config's."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},

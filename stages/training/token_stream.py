@@ -23,13 +23,13 @@ from gptlife.stages.runtime.notices import notice
 def token_stream(
     data: list[Source], name: str, tokenizer: Any, output: Path, accelerator: Accelerator, seed: int = 0
 ) -> tuple[np.ndarray, int]:
-    """Every document's tokens, each followed by end-of-text, in order; and the text's size in bytes.
+    """The tokens of every document in order, each followed by end-of-text; and the size of the text in bytes.
 
-    The stream lies with the checkpoints under `output` (gone when the stage is committed), so a resumed stage and
-    the other processes don't tokenize again; one that is damaged is named, and made again.
+    The stream is kept with the checkpoints under `output` (removed when the stage is complete), so a resumed stage and
+    the other processes don't tokenize again; a damaged one is reported and made again.
 
     Raises:
-        UserError: when there is no text.
+        UserError: when the text is empty.
     """
     path, note = (output / CHECKPOINTS / f"{name}.{kind}" for kind in ("tokens", "json"))
     if accelerator.is_main_process and not _is_whole(path, kept_piece(note)):
@@ -52,7 +52,7 @@ def token_stream(
 
 
 def _is_whole(path: Path, note: dict[str, Any] | None) -> bool:
-    """Whether a stream that a run before this wrote is as it was."""
+    """Whether the stream of an earlier run is undamaged."""
     return note is not None and path.is_file() and sha256_of_file(str(path)) == note["sha256"]
 
 

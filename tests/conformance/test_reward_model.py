@@ -21,10 +21,11 @@ from torch import Tensor
 
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.ranking import normalisation, ranked_pairs, ranking_loss_flat
+from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages import reward_model
 from gptlife.stages.modeling.forward import SelectedScores, pad_right
 from gptlife.stages.modeling.scorer import fold_normalisation, score
-from gptlife.stages.preferences.metrics import accuracy, margins
+from gptlife.stages.preferences.metrics import margins
 
 SCORES = [[0.5, -1.25, 2.0, 0.1], [1.0, 0.25], [0.0, 0.7, -0.7], [0.3, 0.2]]
 RANKS = [[2, 4, 1, 3], [2, 1], [1, 2, 2], [1, 1]]

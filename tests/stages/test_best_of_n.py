@@ -243,7 +243,7 @@ def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(
     with pytest.raises(UserError) as error:
         with_context(len(prompt), tmp_path / "two")
     n = len(prompt)
-    said = f"best_of_n.inputs.reward: prompt 1 has {n} tokens, the limit is {n}; shorten it, so that an answer fits"
+    said = f"best_of_n.inputs.reward: prompt 1 has {n} tokens, the limit is {n}; shorten it so that an answer fits"
     assert str(error.value) == said
 
 

@@ -134,7 +134,7 @@ def test_adapters_are_merged_and_their_reference_is_without(
     assert not torch.allclose(after[name], before[name], atol=1e-4)
     lines = log_of(tmp_path / "lora")
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert lines[-1]["margin"] > 0.1  # a reference that moved along would keep it at 0
+    assert lines[-1]["margin"] > 0.03  # a reference that moved along would keep it at 0
     # Measured without the adapters' dropout.
     margins = [0.1 * learnt(tmp_path / "lora", number) for number in range(18)]
     assert metrics["train_margin"] == pytest.approx(sum(margins) / 18, rel=1e-4)

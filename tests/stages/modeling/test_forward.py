@@ -84,4 +84,3 @@ def test_adapters_stay_active() -> None:
 def test_padding() -> None:
     cpu = torch.device("cpu")
     assert forward.pad_right([[3], [4, 5]], 9, cpu).tolist() == [[3, 9], [4, 5]]
-    assert forward.pad_mask([[True], [False, True]], cpu).tolist() == [[True, False], [False, True]]

@@ -75,7 +75,7 @@ def test_lineage_and_data(tmp_path):
 
 def test_a_manifest_without_data_or_inputs(tmp_path):
     _, text = card(tmp_path, inputs={}, identity=None, commit=None)
-    assert "None of its own." in text
+    assert "None besides its inputs." in text
     assert "commit" not in text
 
 
