@@ -23,6 +23,7 @@ from gptlife.reward.judges.verdicts import scores_of
 from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 STAGES = {step.name: step.stage for step in LIFECYCLE}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -67,7 +68,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n", encoding="utf-8")
-    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -216,7 +217,7 @@ def test_every_file_and_function_named_exists(page: Path) -> None:
 
 def test_the_example_reward() -> None:
     """By hand: 40 words are best, none are worst, 20 or 60 lie half way, 200 are no worse than none."""
-    name = f"{ROOT / 'docs' / 'examples' / 'reward_length.py'}:score"
+    name = f"{EXAMPLES / 'reward_length.py'}:score"
     score = checked(load_function(name, "ppo.reward_function"), name)
     answers = [" ".join(["word"] * count) for count in (40, 0, 20, 60, 200, 30)]
     prompts = [{"messages": [{"role": "user", "content": "Speak."}]} for _ in answers]
