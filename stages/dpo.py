@@ -165,7 +165,6 @@ def answer_logprobs(reader: SelectedLogits, rankings: Sequence[Ranking]) -> list
 
     from gptlife.data.packing import length_batches
     from gptlife.stages.training.lm import TargetRows
-    from gptlife.stages.training.loop import on_device
 
     rows = TargetRows(
         [(r.prompt + tokens, [False] * len(r.prompt) + [True] * len(tokens)) for r in rankings for tokens in r.answers]
@@ -173,10 +172,10 @@ def answer_logprobs(reader: SelectedLogits, rankings: Sequence[Ranking]) -> list
     device, flat = next(reader.parameters()).device, [0.0] * len(rows)
     with torch.no_grad():
         for group in length_batches(rows.lengths, tokens_per_batch=16384):
-            batch = on_device(rows.collate(group), device)
-            logits_NV, targets_N = reader(batch["tokens"], batch["select"]), batch["targets"][batch["select"]]
+            batch = rows.collate(group).to(device)
+            logits_NV, targets_N = reader(batch.inputs, batch.select), batch.targets["tokens"][batch.select]
             nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-            for index, own in zip(group, nll_N.split(batch["select"].sum(1).tolist()), strict=True):
+            for index, own in zip(group, nll_N.split(batch.select.sum(1).tolist()), strict=True):
                 flat[index] = -float(own.double().sum())
     ends = list(accumulate((len(ranking.answers) for ranking in rankings), initial=0))
     return [flat[start:end] for start, end in pairwise(ends)]

@@ -58,7 +58,6 @@ def few_shot(reader: Any, tokenizer: Any, items: list[dict[str, Any]], tokens_pe
     from gptlife.data.tokens import encode_texts
     from gptlife.reward.logprobs import selected_logprobs
     from gptlife.stages.training.lm import collate
-    from gptlife.stages.training.loop import on_device
 
     device = next(reader.parameters()).device
     queries = encode_texts(tokenizer, [item["query"] for item in items])
@@ -70,12 +69,12 @@ def few_shot(reader: Any, tokenizer: Any, items: list[dict[str, Any]], tokens_pe
     ]
     likelihood = [0.0] * len(rows)
     for group in length_batches([len(tokens) for tokens, _ in rows], tokens_per_batch=tokens_per_batch):
-        batch = on_device(collate([rows[index] for index in group]), device)
-        logits_NV = reader(batch["tokens"], batch["select"])
-        logprobs_N = selected_logprobs(logits_NV, batch["targets"][batch["select"]], 1.0)
-        owner_N = torch.nonzero(batch["select"])[:, 0]
+        batch = collate([rows[index] for index in group]).to(device)
+        logits_NV = reader(batch.inputs, batch.select)
+        logprobs_N = selected_logprobs(logits_NV, batch.targets["tokens"][batch.select], 1.0)
+        owner_N = torch.nonzero(batch.select)[:, 0]
         sums_B = torch.zeros(len(group), device=device).index_add_(0, owner_N, logprobs_N)
-        for index, value in zip(group, (sums_B / batch["select"].sum(1)).tolist(), strict=True):
+        for index, value in zip(group, (sums_B / batch.select.sum(1)).tolist(), strict=True):
             likelihood[index] = value
     by_item: dict[int, list[float]] = {}
     for (i, _), value in zip(options, likelihood, strict=True):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gptlife.stages.dpo import DPOConfig
+    from gptlife.stages.modeling.batch import Batch
     from gptlife.stages.reward_model import RewardModelConfig
 
 Row = dict[str, Any]
@@ -38,32 +39,36 @@ class Rankings:
         ]
         self.weights = [1.0] * len(rows)
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """tokens, select (each answer's last token), ranks_N and group_N of all the prompts' answers, in order.
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """The answers of all the prompts, in order, read at their last token; targets `ranks` (N,) and `group` (N,).
 
-        Tokens are (N, T), or if `shared` (B, T), with `position_ids` (B, T) and a bool `attention_mask` (B, 1, T, T).
+        `input_ids` are (N, T), or if `shared` (B, T), with `position_ids` (B, T) and a bool `attention_mask`
+        (B, 1, T, T).
         """
         import torch
 
+        from gptlife.stages.modeling.batch import Batch
+
         answers = [row["tokens"] for row in (self.rows[index] for index in indices)]
-        return {
-            **(_one_row_a_prompt(answers) if self.shared else _one_row_an_answer(answers)),
+        inputs, select = _one_row_a_prompt(answers) if self.shared else _one_row_an_answer(answers)
+        targets = {
             "ranks": torch.tensor([rank for index in indices for rank in self.rows[index]["ranks"]]),
             "group": torch.tensor([index for index in indices for _ in self.rows[index]["ranks"]]),
         }
+        return Batch(inputs, select, targets)
 
 
-def _one_row_an_answer(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tensor]:
+def _one_row_an_answer(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
     import torch
 
     from gptlife.stages.modeling.forward import pad_right
     from gptlife.stages.modeling.scorer import last_positions
 
     flat, cpu = [tokens for own in answers for tokens in own], torch.device("cpu")
-    return {"tokens": pad_right(flat, 0, cpu), "select": last_positions(flat, cpu)}
+    return {"input_ids": pad_right(flat, 0, cpu)}, last_positions(flat, cpu)
 
 
-def _one_row_a_prompt(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tensor]:
+def _one_row_a_prompt(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
     """Part 0 of a row is what its answers share, parts 1 to K what each adds; the filling is part -1."""
     import torch
 
@@ -82,12 +87,12 @@ def _one_row_a_prompt(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tenso
             rows[name].append(column)
     part_BT = pad_right(rows["parts"], -1, cpu)
     shared_or_own_BTT = (part_BT.unsqueeze(1) == 0) | (part_BT.unsqueeze(1) == part_BT.unsqueeze(2))
-    return {
-        "tokens": pad_right(rows["tokens"], 0, cpu),
-        "select": pad_right(rows["ends"], 0, cpu).bool(),
+    inputs = {
+        "input_ids": pad_right(rows["tokens"], 0, cpu),
         "position_ids": pad_right(rows["places"], 0, cpu),
         "attention_mask": shared_or_own_BTT.tril().unsqueeze(1),
     }
+    return inputs, pad_right(rows["ends"], 0, cpu).bool()
 
 
 def _common(answers: Sequence[list[int]]) -> int:
@@ -103,18 +108,13 @@ def sharing_is_exact(reader: Any, rows: Sequence[Row]) -> bool:
     import torch
 
     device = next(reader.parameters()).device
-    plain, shared = (Rankings(rows, how).collate(range(len(rows))) for how in (False, True))
+    plain, shared = (Rankings(rows, how).collate(range(len(rows))).to(device) for how in (False, True))
     try:
         with torch.no_grad():
-            one, two = (reader(**_read_by(batch, device)) for batch in (plain, shared))
+            one, two = (reader(batch.inputs, batch.select) for batch in (plain, shared))
     except (TypeError, ValueError, RuntimeError):
         return False
     return bool(torch.allclose(one, two, atol=1e-4, rtol=1e-4))
-
-
-def _read_by(batch: dict[str, Tensor], device: Any) -> dict[str, Tensor]:
-    names = {"tokens": "tokens_BT", "select": "select_BT"}
-    return {names.get(k, k): tensor.to(device) for k, tensor in batch.items() if k not in ("ranks", "group")}
 
 
 def load(config: RewardModelConfig, comparisons: Sequence[Path]) -> dict[str, list[Row]]:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from gptlife.data.errors import UserError
 from gptlife.data.packing import length_batches
+from gptlife.stages.modeling.batch import Batch
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.artifact import CHECKPOINTS
 from gptlife.stages.runtime.metric_log import MetricLog
@@ -41,7 +42,7 @@ from gptlife.stages.training.config import TrainingConfig
 from gptlife.stages.training.setup import Examples, Schedule, adamw
 
 Sums = dict[str, Tensor]
-Loss = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Sums]]
+Loss = Callable[[nn.Module, Batch], tuple[Tensor, Sums]]
 Describe = Callable[[dict[str, float], float], dict[str, float]]
 
 
@@ -66,11 +67,6 @@ def micro_batches(
     most = max(len(cut(rank)) for rank in range(accelerator.num_processes))
     own = cut(accelerator.process_index)
     return own + [[] for _ in range(most - len(own))]
-
-
-def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch's tensors on a device."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def add_sums(totals: Sums, sums: Sums) -> None:
@@ -212,7 +208,7 @@ class _Descent:
 
     def _group_loss(self, spare: int, group: Sequence[int]) -> tuple[Tensor, Sums]:
         """The loss of one micro-batch; an empty one costs a forward pass on `spare` and counts nothing."""
-        batch = on_device(self.examples.collate(group or [spare]), self.accelerator.device)
+        batch = self.examples.collate(group or [spare]).to(self.accelerator.device)
         loss_sum, sums = self.loss(self.model, batch)
         return (loss_sum, sums) if group else (loss_sum * 0.0, {name: value * 0.0 for name, value in sums.items()})
 
