@@ -146,7 +146,8 @@ def _loss(variant: Variant, model: Any, rows: list[Row]) -> Tensor:
 
 def _scores(variant: Variant, model: Any, rows: list[Row]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """scores_N of all answers, the trunk's last states, and the batch with `answer`, the mask of answers' tokens."""
-    given = Rankings(rows).collate(range(len(rows)))
+    batch = Rankings(rows).collate(range(len(rows)))
+    given = {"tokens": batch.inputs["input_ids"], "select": batch.select, **batch.targets}
     trunk = getattr(model, model.base_model_prefix)
     hidden_NTD = trunk(input_ids=given["tokens"], use_cache=False).last_hidden_state
     given["place"] = given["group"]

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
+    from gptlife.stages.modeling.batch import Batch
+
 
 class RewardModelConfig(FinetuningConfig):
     """Train a reward model on rankings."""
@@ -256,12 +258,11 @@ def initialise_head(model: Any, seed: int) -> None:
         model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
 
 
-def _loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     from gptlife.reward.ranking import ranking_loss_flat
 
-    further = {name: batch[name] for name in ("position_ids", "attention_mask") if name in batch}
-    scores_N = model(batch["tokens"], batch["select"], **further)
-    terms = ranking_loss_flat(scores_N, batch["ranks"], batch["group"])
+    scores_N = model(batch.inputs, batch.select)
+    terms = ranking_loss_flat(scores_N, batch.targets["ranks"], batch.targets["group"])
     return terms.loss_sum, {"correct": terms.correct_pairs, "pairs": terms.n_pairs}
 
 

@@ -91,7 +91,7 @@ def load_scorer(path: Path, fresh_head: bool = False, tokenizer: Any = None) -> 
 
 
 def load_reward(path: Path, ensemble: EnsembleConfig | None = None) -> nn.Module:
-    """The output of the stage `reward_model`: (tokens_BT, select_BT) -> (N,) scores, by `ensemble`'s rule.
+    """The output of the stage `reward_model`: (inputs, select_BT) -> (N,) scores, by `ensemble`'s rule.
 
     A `SelectedScores` where there is one member, an `EnsembleScores` where there are several.
 

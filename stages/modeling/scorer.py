@@ -11,7 +11,7 @@ Legend: S sequences, T tokens, B rows, N selected positions, M members of an ens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,19 +25,19 @@ _FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm")
 
 
 class EnsembleScores(nn.Module):
-    """Several scalar-head models read at selected positions: (B, T) tokens -> (N,) combined scores."""
+    """Several scalar-head models read at selected positions: inputs of B rows -> (N,) combined scores."""
 
     def __init__(self, members: Sequence[SelectedScores], config: EnsembleConfig) -> None:
         super().__init__()
         self.members, self.config = nn.ModuleList(members), config
 
-    def forward(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
         """The combined score at each selected position, row-major."""
-        return combine(self.member_scores(tokens_BT, select_BT), self.config)
+        return combine(self.member_scores(inputs, select_BT), self.config)
 
-    def member_scores(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
+    def member_scores(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
         """scores_MN: the score of each member at each selected position."""
-        return torch.stack([member(tokens_BT, select_BT) for member in self.members])
+        return torch.stack([member(inputs, select_BT) for member in self.members])
 
 
 def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -57,7 +57,8 @@ def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int
     scores_S = torch.empty(len(rows))
     for group in length_batches([len(row) for row in rows], tokens_per_batch=tokens_per_batch):
         batch = [rows[index] for index in group]
-        scores_S[group] = model(pad_right(batch, 0, device), last_positions(batch, device)).cpu()
+        inputs = {"input_ids": pad_right(batch, 0, device)}
+        scores_S[group] = model(inputs, last_positions(batch, device)).cpu()
     return scores_S
 
 

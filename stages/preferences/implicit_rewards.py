@@ -14,7 +14,6 @@ from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.preferences.metrics import by_group, margins
 from gptlife.stages.training.lm import TargetRows
-from gptlife.stages.training.loop import on_device
 
 Sequences = Sequence[tuple[list[int], list[int]]]
 """A prompt's tokens and an answer's, with the end-of-text token where the answer ended by itself."""
@@ -45,10 +44,10 @@ def answer_logprobs(reader: SelectedLogits, sequences: Sequences, tokens_per_bat
     rows = TargetRows([(prompt + answer, [False] * len(prompt) + [True] * len(answer)) for prompt, answer in sequences])
     device, logprobs = next(reader.parameters()).device, [0.0] * len(rows)
     for group in length_batches(rows.lengths, tokens_per_batch=tokens_per_batch):
-        batch = on_device(rows.collate(group), device)
-        logits_NV, targets_N = reader(batch["tokens"], batch["select"]), batch["targets"][batch["select"]]
+        batch = rows.collate(group).to(device)
+        logits_NV, targets_N = reader(batch.inputs, batch.select), batch.targets["tokens"][batch.select]
         nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-        for index, nll in zip(group, nll_N.split(batch["select"].sum(1).tolist()), strict=True):
+        for index, nll in zip(group, nll_N.split(batch.select.sum(1).tolist()), strict=True):
             logprobs[index] = -float(nll.double().sum())
     return logprobs
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.answers import encode_answers
 from gptlife.data.errors import UserError
+from gptlife.data.readers import read_jsonl
 from gptlife.data.sources import Data
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gptlife.stages.modeling.batch import Batch
 
 Row = dict[str, Any]
 
@@ -36,32 +38,36 @@ class Rankings:
         ]
         self.weights = [1.0] * len(rows)
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """tokens, select (each answer's last token), ranks_N and group_N of all the prompts' answers, in order.
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """The answers of all the prompts, in order, read at their last token; targets `ranks` (N,) and `group` (N,).
 
-        Tokens are (N, T), or if `shared` (B, T), with `position_ids` (B, T) and a bool `attention_mask` (B, 1, T, T).
+        `input_ids` are (N, T), or if `shared` (B, T), with `position_ids` (B, T) and a bool `attention_mask`
+        (B, 1, T, T).
         """
         import torch
 
+        from gptlife.stages.modeling.batch import Batch
+
         answers = [row["tokens"] for row in (self.rows[index] for index in indices)]
-        return {
-            **(_one_row_per_prompt(answers) if self.shared else _one_row_per_answer(answers)),
+        inputs, select = _one_row_per_prompt(answers) if self.shared else _one_row_per_answer(answers)
+        targets = {
             "ranks": torch.tensor([rank for index in indices for rank in self.rows[index]["ranks"]]),
             "group": torch.tensor([index for index in indices for _ in self.rows[index]["ranks"]]),
         }
+        return Batch(inputs, select, targets)
 
 
-def _one_row_per_answer(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tensor]:
+def _one_row_per_answer(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
     import torch
 
     from gptlife.stages.modeling.forward import pad_right
     from gptlife.stages.modeling.scorer import last_positions
 
     flat, cpu = [tokens for of_prompt in answers for tokens in of_prompt], torch.device("cpu")
-    return {"tokens": pad_right(flat, 0, cpu), "select": last_positions(flat, cpu)}
+    return {"input_ids": pad_right(flat, 0, cpu)}, last_positions(flat, cpu)
 
 
-def _one_row_per_prompt(answers: Sequence[Sequence[list[int]]]) -> dict[str, Tensor]:
+def _one_row_per_prompt(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
     """Part 0 of a row is what its answers share, parts 1 to K what each adds; padding is part -1."""
     import torch
 
@@ -80,12 +86,12 @@ def _one_row_per_prompt(answers: Sequence[Sequence[list[int]]]) -> dict[str, Ten
             rows[name].append(column)
     part_BT = pad_right(rows["parts"], -1, cpu)
     visible_BTT = (part_BT.unsqueeze(1) == 0) | (part_BT.unsqueeze(1) == part_BT.unsqueeze(2))
-    return {
-        "tokens": pad_right(rows["tokens"], 0, cpu),
-        "select": pad_right(rows["ends"], 0, cpu).bool(),
+    inputs = {
+        "input_ids": pad_right(rows["tokens"], 0, cpu),
         "position_ids": pad_right(rows["positions"], 0, cpu),
         "attention_mask": visible_BTT.tril().unsqueeze(1),
     }
+    return inputs, pad_right(rows["ends"], 0, cpu).bool()
 
 
 def _common(answers: Sequence[list[int]]) -> int:
@@ -101,18 +107,13 @@ def sharing_is_exact(reader: Any, rows: Sequence[Row]) -> bool:
     import torch
 
     device = next(reader.parameters()).device
-    plain, shared = (Rankings(rows, how).collate(range(len(rows))) for how in (False, True))
+    plain, shared = (Rankings(rows, how).collate(range(len(rows))).to(device) for how in (False, True))
     try:
         with torch.no_grad():
-            one, two = (reader(**_inputs(batch, device)) for batch in (plain, shared))
+            one, two = (reader(batch.inputs, batch.select) for batch in (plain, shared))
     except (TypeError, ValueError, RuntimeError):
         return False
     return bool(torch.allclose(one, two, atol=1e-4, rtol=1e-4))
-
-
-def _inputs(batch: dict[str, Tensor], device: Any) -> dict[str, Tensor]:
-    names = {"tokens": "tokens_BT", "select": "select_BT"}
-    return {names.get(k, k): tensor.to(device) for k, tensor in batch.items() if k not in ("ranks", "group")}
 
 
 def train_and_held_out(
@@ -141,10 +142,7 @@ def train_and_held_out(
 
 def _read(path: Path) -> list[Row]:
     """The rankings that the stage `comparisons` wrote."""
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: no rankings can be read ({error}); run the stage `comparisons` again") from None
+    return read_jsonl(path, "run the stage `comparisons` again")
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str, *, empty: bool = True) -> list[Row]:

@@ -234,14 +234,14 @@ class Trainer:
     ) -> Readings:
         """What the models say of all episodes; `parts` are the first pass's, in whose micro-batches they are read."""
 
-        def by_function(group: Sequence[int], tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+        def by_function(group: Sequence[int], inputs: dict[str, Tensor], last_BT: Tensor) -> Tensor:
             assert self.function is not None
             verdicts = self.function([self.prompts[chosen[i]] for i in group], [texts[i] for i in group])
             return torch.tensor(scores_of(verdicts), device=self.accelerator.device)
 
-        def by_model(group: Sequence[int], tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+        def by_model(group: Sequence[int], inputs: dict[str, Tensor], last_BT: Tensor) -> Tensor:
             assert self.networks.reward_reader is not None
-            scores_B: Tensor = self.networks.reward_reader(tokens_BT, last_BT)
+            scores_B: Tensor = self.networks.reward_reader(inputs, last_BT)
             return scores_B
 
         readings = read(

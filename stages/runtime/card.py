@@ -9,12 +9,12 @@ takes for one of its own ids.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gptlife.data.sources import described
+from gptlife.data.values import is_number
 from gptlife.stages.runtime.files import write_text
 
 CARD = "README.md"
@@ -92,8 +92,8 @@ def _sources(value: Any, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _numbers(metrics: Mapping[str, Any]) -> str:
     """A table of the plain numbers; of nested ones, the calibration error alone."""
-    plain = {name: value for name, value in metrics.items() if _is_number(value)}
-    if _is_number((metrics.get("calibration") or {}).get("ece")):
+    plain = {name: value for name, value in metrics.items() if is_number(value)}
+    if is_number((metrics.get("calibration") or {}).get("ece")):
         plain["calibration error"] = metrics["calibration"]["ece"]
     return _table("| metric | value |\n|---|---:|", [f"| {name} | {value:,.6g} |" for name, value in plain.items()])
 
@@ -113,7 +113,3 @@ def _table(head: str, rows: list[str]) -> str:
 
 def _code(text: Any) -> str:
     return f"`{str(text).replace('`', '')}`"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

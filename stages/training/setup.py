@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
+from gptlife.stages.modeling.batch import Batch
 from gptlife.stages.runtime.device import best_device
 from gptlife.stages.runtime.notices import quiet_libraries
 from gptlife.stages.runtime.provenance import resume_as_begun
@@ -38,8 +39,8 @@ class Examples(Protocol):
         """What each example adds to the denominator of the loss."""
         ...
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The examples as one batch of CPU tensors."""
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """The examples as one batch on the CPU."""
         ...
 
 

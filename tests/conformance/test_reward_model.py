@@ -85,7 +85,7 @@ def loss_in_one_pass(model: Any, rows: list[list[list[int]]]) -> Tensor:
     """K rows a prompt, all prompts in one batch."""
     tokens = joined(rows)
     last = torch.tensor([[place == len(row) - 1 for place in range(5)] for row in tokens])
-    scores_N = SelectedScores(model)(pad_right(tokens, 0, torch.device("cpu")), last)
+    scores_N = SelectedScores(model)({"input_ids": pad_right(tokens, 0, torch.device("cpu"))}, last)
     _, ranks_N, group_N = flat([[0.0] * len(row) for row in rows], RANKS[:3])
     terms = ranking_loss_flat(scores_N, ranks_N, group_N)
     return terms.loss_sum / terms.n_groups

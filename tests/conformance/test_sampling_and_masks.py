@@ -176,7 +176,8 @@ def test_padding_is_never_read(scorer: Any) -> None:
         last_BT = torch.tensor([[place == len(row) - 1 for place in range(6)] for row in ROWS])
         if not last_is_real:
             last_BT = torch.tensor([[place == 5 for place in range(6)] for _ in ROWS])
-        agree(reader(pad_right(ROWS, fill, cpu), last_BT), reader(pad_right(ROWS, PAD, cpu), last_BT), 1e-12)
+        filled, padded = ({"input_ids": pad_right(ROWS, number, cpu)} for number in (fill, PAD))
+        agree(reader(filled, last_BT), reader(padded, last_BT), 1e-12)
 
     for fill in (EOS, 7, 19):
         check(fill, True)

@@ -92,16 +92,16 @@ def test_k_answers_cost_k_forward_rows(tiny: Any) -> None:
     row = {"tokens": [[3, 4, 5, 6], [3, 4, 7], [3, 4, 8]], "ranks": [2, 1, 2]}
     examples = rankings.Rankings([row, {"tokens": [[3], [4]], "ranks": [1, 2]}])
     batch = examples.collate([0, 1])
-    assert batch["tokens"].shape == (5, 4)
-    assert batch["tokens"].tolist()[1] == [3, 4, 7, 0]
-    assert batch["select"].int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
-    assert batch["ranks"].tolist() == [2, 1, 2, 1, 2]
-    assert batch["group"].tolist() == [0, 0, 0, 1, 1]
+    assert batch.inputs["input_ids"].shape == (5, 4)
+    assert batch.inputs["input_ids"].tolist()[1] == [3, 4, 7, 0]
+    assert batch.select.int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert batch.targets["ranks"].tolist() == [2, 1, 2, 1, 2]
+    assert batch.targets["group"].tolist() == [0, 0, 0, 1, 1]
     assert examples.lengths == [12, 2]
     seen: list[int] = []
 
-    def count(tokens_BT: torch.Tensor, select_BT: torch.Tensor) -> torch.Tensor:
-        seen.append(len(tokens_BT))
+    def count(inputs: dict[str, torch.Tensor], select_BT: torch.Tensor) -> torch.Tensor:
+        seen.append(len(inputs["input_ids"]))
         return torch.arange(5.0, requires_grad=True)
 
     loss, sums = reward_model._loss(count, batch)

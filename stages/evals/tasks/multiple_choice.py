@@ -45,7 +45,6 @@ def mean_logprobs(reader: Any, tokenizer: Any, items: list[Item], tokens_per_bat
     from gptlife.data.tokens import encode_texts
     from gptlife.reward.logprobs import selected_logprobs
     from gptlife.stages.training.lm import collate
-    from gptlife.stages.training.loop import on_device
 
     device = next(reader.parameters()).device
     queries = encode_texts(tokenizer, [item["query"] for item in items])
@@ -58,12 +57,12 @@ def mean_logprobs(reader: Any, tokenizer: Any, items: list[Item], tokens_per_bat
     means = [0.0] * len(rows)
     with torch.no_grad():
         for group in length_batches([len(tokens) for tokens, _ in rows], tokens_per_batch=tokens_per_batch):
-            batch = on_device(collate([rows[index] for index in group]), device)
-            logits_NV = reader(batch["tokens"], batch["select"])
-            logprobs_N = selected_logprobs(logits_NV, batch["targets"][batch["select"]], 1.0)
-            row_N = torch.nonzero(batch["select"])[:, 0]
+            batch = collate([rows[index] for index in group]).to(device)
+            logits_NV = reader(batch.inputs, batch.select)
+            logprobs_N = selected_logprobs(logits_NV, batch.targets["tokens"][batch.select], 1.0)
+            row_N = torch.nonzero(batch.select)[:, 0]
             sums_B = torch.zeros(len(group), device=device).index_add_(0, row_N, logprobs_N)
-            for index, value in zip(group, (sums_B / batch["select"].sum(1)).tolist(), strict=True):
+            for index, value in zip(group, (sums_B / batch.select.sum(1)).tolist(), strict=True):
                 means[index] = value
     by_item: list[list[float]] = [[] for _ in items]
     for (i, _), mean in zip(options, means, strict=True):

@@ -43,8 +43,8 @@ def test_answers_become_rollouts() -> None:
 
 
 def test_selected_positions_are_those_before_each_response_token() -> None:
-    tokens_BT, select_BT, last_BT, targets_N = rollouts().rows([2, 0, 1], torch.device("cpu"))
-    assert tokens_BT.tolist() == [[9, 10, 23, 24, 25, 26], [5, 6, 7, 20, 21, 0], [8, 22, 0, 0, 0, 0]]
+    inputs, select_BT, last_BT, targets_N = rollouts().rows([2, 0, 1], torch.device("cpu"))
+    assert inputs["input_ids"].tolist() == [[9, 10, 23, 24, 25, 26], [5, 6, 7, 20, 21, 0], [8, 22, 0, 0, 0, 0]]
     assert select_BT.int().tolist() == [[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0]]
     assert last_BT.int().tolist() == [[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0]]
     assert targets_N.tolist() == [23, 24, 25, 26, 20, 21, 0, 22]
@@ -69,7 +69,7 @@ def test_read_against_single_rows(groups: list[list[int]], small: Callable[..., 
         SelectedLogits(policy),
         (SelectedLogits(reference), nullcontext),
         SelectedScores(value),
-        lambda group, tokens_BT, last_BT: reader(tokens_BT, last_BT),
+        lambda group, inputs, last_BT: reader(inputs, last_BT),
         rollouts(),
         groups,
         0.8,
