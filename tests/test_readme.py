@@ -24,7 +24,8 @@ from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", EXAMPLES / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 STAGES = {step.name: step.stage for step in LIFECYCLE}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -45,8 +46,9 @@ def yaml_files() -> dict[str, str]:
 
 
 def commands() -> list[list[str]]:
-    """Every command of the README's shell blocks as words, comments dropped."""
-    lines = [line for text in blocks(ROOT / "README.md", "sh") for line in text.splitlines()]
+    """Every command of the shell blocks of README and guide as words, comments dropped."""
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("data", "experiments", "scale"))]
+    lines = [line for page in pages for text in blocks(page, "sh") for line in text.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -187,7 +189,7 @@ def test_the_loading_example_runs(workspace: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_exists(page: Path) -> None:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
