@@ -48,8 +48,9 @@ def main() -> None:
     folder, store, recipe = (BUILD / name for name in ("lowest", "lowest-store", "lowest.yaml"))
     venv.create(folder, clear=True, with_pip=True)
     (folder / "constraints.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
-    pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", folder / "constraints.txt", "--editable", ROOT], check=True)
+    pip = [folder / "bin/python", "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+    if subprocess.run([*pip, "--constraint", folder / "constraints.txt", "--editable", ROOT], check=False).returncode:
+        sys.exit("the lowest versions can't be installed together: see above which conflict, and raise a bound")
     smoke = (ROOT / "pipelines/recipes/smoke.yaml").read_text(encoding="utf-8")
     recipe.write_text(smoke + RIVALS, encoding="utf-8")
     shutil.rmtree(store, ignore_errors=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 _FILE = "machines.json"
-_VERSIONED = ("gptlife", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
+_VERSIONED = ("gptlife", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "trl", "numpy")
 _PACKAGES = ("gptlife", "torch", "transformers", "accelerate")
 """Packages whose version changes how sums are rounded."""
 _SETTINGS = (

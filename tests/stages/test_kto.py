@@ -12,7 +12,6 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
-from gptlife.data import formats
 from gptlife.data.errors import UserError
 from gptlife.stages import kto
 from gptlife.stages.modeling import loading
@@ -166,18 +165,21 @@ def test_an_answer_that_was_cut_off_has_no_end(tiny: Any) -> None:
     assert train == held_out
 
 
-def test_the_desirable_answer_gains(
-    tiny: Any, run: Any, tmp_path: Path, plain: Any, logprob: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def labelled(folder: Path, rows: list[dict[str, Any]]) -> str:
+    path = folder / "labelled.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_the_desirable_answer_gains(tiny: Any, run: Any, tmp_path: Path, plain: Any, logprob: Any) -> None:
     """Labelled data, with a row that is too long and the end-of-text on every answer."""
     rows = [
-        {"messages": [{"role": "user", "content": f"Say {n}"}], "answer": f"{text} {n}", "label": text == "yes"}
+        {"prompt": f"Say {n}", "completion": f"{text} {n}", "label": text == "yes"}
         for n in range(20)
         for text in ("yes", "no")
     ]
-    rows.insert(0, {"messages": rows[0]["messages"], "answer": "long " * 99, "label": False})
-    monkeypatch.setattr(formats, "labelled", lambda data, seed: rows, raising=False)
-    options = {**FIELDS, "data": "labelled.jsonl", "epochs": 6, "learning_rate": 5e-3, "validate_every": 100}
+    data = labelled(tmp_path, [{"prompt": "x", "completion": "long " * 99, "label": False}, *rows])
+    options = {**FIELDS, "data": data, "epochs": 6, "learning_rate": 5e-3, "validate_every": 100}
     options["undesirable_weight"] = 1.2
     metrics = run(kto.STAGE, options, tmp_path / "one", policy=tiny.sft)
     assert (metrics["desirable"], metrics["undesirable"], metrics["steps"]) == (18, 18, 36)
@@ -191,7 +193,7 @@ def test_the_desirable_answer_gains(
     assert yes > no + 1
 
 
-def test_refusals(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
     output, inputs = tmp_path / "one", {"policy": tiny.sft, "comparisons": tiny.comparisons}
     with pytest.raises(UserError, match=r"^kto\.data: no rankings; give `data`, or the input `comparisons`"):
         run(kto.STAGE, FIELDS, output, policy=tiny.sft)
@@ -200,7 +202,6 @@ def test_refusals(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.Monke
             run(kto.STAGE, {**FIELDS, name: value}, output, **inputs)
     with pytest.raises(UserError, match=r"^kto\.kl_batch_size: 4 answers; give a divisor of batch_size \(6\)"):
         run(kto.STAGE, {**FIELDS, "kl_batch_size": 4}, output, **inputs)
-    rows = [{"messages": [{"role": "user", "content": "x"}], "answer": "a", "label": True}] * 20
-    monkeypatch.setattr(formats, "labelled", lambda data, seed: rows, raising=False)
+    data = labelled(tmp_path, [{"prompt": "x", "completion": "a", "label": True}] * 20)
     with pytest.raises(UserError, match=r"^kto\.data: 18 of 18 answers of at most 64 tokens are desirable; give"):
-        run(kto.STAGE, {**FIELDS, "data": "labelled.jsonl"}, output, policy=tiny.sft)
+        run(kto.STAGE, {**FIELDS, "data": data}, output, policy=tiny.sft)

@@ -52,7 +52,9 @@ class Life:
         self.root = root
         self.steps: dict[str, Planned] = {}
         for step in LIFECYCLE:
-            self.add(step, step.name, CONFIGS[step.name], step.inputs)
+            if step.name in CONFIGS:
+                inputs = {name: upstream for name, upstream in step.inputs.items() if upstream in CONFIGS}
+                self.add(step, step.name, CONFIGS[step.name], inputs)
 
     def add(self, step: Step, name: str, config: dict[str, Any], inputs: Mapping[str, str]) -> None:
         """One more step of the stage, reading the steps `inputs`."""

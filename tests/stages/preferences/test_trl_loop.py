@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from transformers import Trainer
 
 from gptlife.stages import dpo, kto
-from gptlife.stages.runtime import artifact, signals
+from gptlife.stages.runtime import files, signals
 from gptlife.stages.runtime.execution import COST
 from gptlife.stages.training.checkpoints import Checkpoints
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_without_its_optimizer_ends_elsewhere(
     """The twin: what the list of files guards against."""
 
     def believed(self: Checkpoints, path: Path) -> dict[str, Any]:
-        state = artifact.read_piece(path / "state")
+        state = files.read_piece(path / "state")
         return {key: value for key, value in state.items() if key not in ("files", "log", "owner")}
 
     inputs = {"policy": tiny.sft, "comparisons": tiny.comparisons}
@@ -97,7 +97,7 @@ def test_being_asked_to_stop_keeps_the_step(
     """As SIGINT and SIGTERM do: `signals` notes them, and the loop looks after every step, here after the second."""
     inputs, asked = {"policy": tiny.sft, "comparisons": tiny.comparisons}, iter([False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(signals, "asked", lambda: next(asked))
+        patch.setattr(signals, "stop_requested", lambda: next(asked))
         with pytest.raises(KeyboardInterrupt):
             run(STAGES[name], FIELDS[name], tmp_path / "parts", **inputs)
     assert checkpoints_of(tmp_path / "parts") == ["checkpoint-2"]
