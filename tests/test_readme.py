@@ -236,7 +236,7 @@ def test_the_configuration_page_is_the_configs() -> None:
     committed = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert committed == module.page(), "run: python tools/configuration.py"
     # And it is no empty equality: hand-picked lines.
-    assert "| `kl_coef` | number ≥ 0 | `0.02` | β: price of a nat of KL to the reference" in committed
+    assert "| `kl_coef` | number ≥ 0 | `0.02` | β: what a nat of KL to the reference costs" in committed
     assert "| `micro_batch_tokens`° | integer > 0 | `4096` |" in committed
     for step in LIFECYCLE:
         for field in step.stage.config.model_fields:
