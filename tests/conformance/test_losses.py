@@ -181,7 +181,7 @@ def test_ratio_mean_and_variance() -> None:
 
 
 def test_padding_reaches_neither_loss_nor_gradient(scorer: Any) -> None:
-    """Numbers that are no numbers in padding: multiplied by a mask of zeros they would still be NaN."""
+    """NaN in padding: multiplied by a mask of zeros it would still be NaN."""
     new_BR, old_BR, _, mask_BR = ragged()
     holes = minibatch(changed=lambda x_BR: x_BR.masked_fill(~mask_BR, torch.nan))
     for name, terms in losses(new_BR, holes).items():

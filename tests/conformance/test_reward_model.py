@@ -158,7 +158,7 @@ def test_normalisation() -> None:
 
 
 def test_normalisation_is_in_the_weights(scorer: Any) -> None:
-    """N: reward * gain + bias, here folded into the weights: whoever loads the model gets the very score."""
+    """N: reward * gain + bias, here folded into the weights: plain transformers give the same score."""
     import copy
 
     rows = joined(prompts_with_answers())

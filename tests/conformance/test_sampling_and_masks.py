@@ -56,7 +56,7 @@ def sampled_as_alone(model: Any, answers: list[Answer], temperature: float = 0.7
 
 
 class Patched:
-    """A model whose arguments somebody meddles with on the way in."""
+    """A model whose arguments a test changes on the way in."""
 
     def __init__(self, model: Any, change: Callable[[dict[str, Any]], None]) -> None:
         self.model, self.change = model, change
@@ -169,7 +169,7 @@ def test_score_at_eos(scorer: Any) -> None:
 
 
 def test_padding_is_never_read(scorer: Any) -> None:
-    """N: what stands in padding changes no score."""
+    """N: the tokens in padding change no score."""
     reader, cpu = SelectedScores(scorer), torch.device("cpu")
 
     def check(fill: int, last_is_real: bool) -> None:
@@ -180,7 +180,7 @@ def test_padding_is_never_read(scorer: Any) -> None:
 
     for fill in (EOS, 7, 19):
         check(fill, True)
-    with pytest.raises(AssertionError):  # twin: read at the last column, where padding stands
+    with pytest.raises(AssertionError):  # twin: read at the last column, which is padding
         check(7, False)
 
 
@@ -315,7 +315,7 @@ def test_softmax_in_float32(policy: Any) -> None:
 
 
 def test_leaving_the_batch_changes_nothing(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that has ended leaves the batch (N+ decodes on and cuts): nobody else's answer is touched by it."""
+    """An answer that has ended leaves the batch (N+ decodes on and cuts); the others' answers stay the same."""
     monkeypatch.setattr(sampler, "COMPACT_SHARE", 2.0)  # never
     together = answers_of(policy, max_new_tokens=20)
     assert len({len(answer.tokens) for answer in together}) > 3
