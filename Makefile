@@ -3,6 +3,8 @@
 # make conformance  the suite of RLHF details; then break each, and see its test fail and a run differ
 # make test-faults  kill every stage at random moments, fill the disk, kill a rank; about half an hour
 # make fuzz         a million mutated files for each reader; about an hour
+# make docs         the documentation as a site in build/site; a broken link fails
+# make lowest       run the smoke life, dpo and kto with the lowest versions that pyproject.toml allows; before a release
 # make check        everything that CI runs
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,12 +12,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= store
 
-.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz check lint types audit bench clean
+.PHONY: setup quickstart smoke test test-all conformance test-faults fuzz lowest docs check lint types audit bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 setup: $(VENV)/.ready
@@ -40,13 +42,17 @@ conformance: setup
 
 # What is killed and resumed ends with the very bytes of what was not.
 test-faults: setup
-	$(BIN)/python tests/faults/kills.py --kills 132 --page docs/results/kills.md
-	$(BIN)/python tests/faults/lines.py --page docs/results/faults.md
+	$(BIN)/python tools/faults/kills.py --kills 132 --page docs/results/kills.md
+	$(BIN)/python tools/faults/lines.py --page docs/results/faults.md
 	$(BIN)/python -m pytest tests/faults
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
-	$(BIN)/python tests/faults/fuzz.py --page docs/results/fuzz.md
+	$(BIN)/python tools/faults/fuzz.py --page docs/results/fuzz.md
+
+# Installs about 2 GB into build/lowest. `LOWEST="--instead torch==2.13.0"` takes another version of a package.
+lowest:
+	$(PYTHON) tools/lowest.py $(LOWEST)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -62,7 +68,10 @@ audit: setup
 		$(BIN)/pip-audit --vulnerability-service osv --local --skip-editable; \
 	else echo "audit: skipped, since its database (api.osv.dev) can't be reached from here"; fi
 
-check: lint types audit
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+check: lint types audit docs
 	rm -rf build/smoke
 	$(BIN)/gptlife run smoke --store build/smoke
 	$(BIN)/python -m pytest -m "not slow"

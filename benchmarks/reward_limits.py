@@ -32,7 +32,9 @@ from torch.nn.functional import cross_entropy
 
 from gptlife.data.tokens import encode_prompt
 from gptlife.data.village.labelers import TIE
-from gptlife.reward.judges.judge import JudgeConfig, load_judge
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.judge import load_judge
+from gptlife.reward.judges.verdicts import scores_of
 from gptlife.reward.ranking import ranking_loss_flat
 from gptlife.stages.modeling import loading
 from gptlife.stages.preferences.metrics import held_out_metrics
@@ -90,7 +92,9 @@ def measure(variant: Variant, base: Path, comparisons: Path, seed: int) -> dict[
     tokenizer, gold = loading.load_tokenizer(base), load_judge(JudgeConfig(village=True), "gold")
     train, held_out = _read(comparisons / "train.jsonl")[:RANKINGS], _read(comparisons / "validation.jsonl")
     if variant.truth:
-        train = [{**row, "ranks": by_truth(gold([row] * len(row["answers"]), row["answers"]))} for row in train]
+        train = [
+            {**row, "ranks": by_truth(scores_of(gold([row] * len(row["answers"]), row["answers"])))} for row in train
+        ]
     train, held_out = (encode(rows, tokenizer, LIMIT, "data") for rows in (train, held_out))
     for row in (*train, *held_out):
         row["prompt"] = len(encode_prompt(tokenizer, row["messages"]))
@@ -142,7 +146,8 @@ def _loss(variant: Variant, model: Any, rows: list[Row]) -> Tensor:
 
 def _scores(variant: Variant, model: Any, rows: list[Row]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """scores_N of all answers, the trunk's last states, and the batch with `answer`, the mask of answers' tokens."""
-    given = Rankings(rows).collate(range(len(rows)))
+    batch = Rankings(rows).collate(range(len(rows)))
+    given = {"tokens": batch.inputs["input_ids"], "select": batch.select, **batch.targets}
     trunk = getattr(model, model.base_model_prefix)
     hidden_NTD = trunk(input_ids=given["tokens"], use_cache=False).last_hidden_state
     given["place"] = given["group"]

@@ -1,6 +1,6 @@
 """Over-optimisation in docs/results/instructgpt-village.md: curves over d = sqrt(KL), their fits and their peaks.
 
-The curves are the report's (`pipelines/report/findings_overoptimisation.py`); here they are taken over seeds.
+The curves are the report's (`pipelines/report/sections/overoptimisation.py`); here they are taken over seeds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from lives import Life, Lives, spread, table
 
-from gptlife.pipelines.report.findings_overoptimisation import Curve, curves
+from gptlife.pipelines.report.sections.overoptimisation import Curve, curves
 from gptlife.reward.statistics.overoptimisation import Form, fit
 
 CHOSEN_BY = ("reward_300", "reward_1200", "reward_4800", "ensemble_1200")

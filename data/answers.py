@@ -1,8 +1,8 @@
-"""A prompt with its answers as token ids, within a limit: the one encoding that rankings, judges and best of n score.
+"""A prompt with its answers as token ids, within a limit: the encoding that rankings, judges and best of n share.
 
-A reward model reads `prompt + answer`, with the end-of-text token where the answer ended by itself and without it where
-sampling was cut off. What happens to a row over the limit is the caller's to say (`too_long`); PPO never comes here,
-since its rows are the tokens that were sampled.
+A reward model reads `prompt + answer`, with the end-of-text token if the answer ended by itself and without it if
+sampling was cut off. The caller says what happens to a row over the limit (`too_long`). PPO does not use this: its rows
+are the tokens that were sampled.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import Messages, encode_answer, encode_prompt
+from gptlife.data.tokens import encode_answer, encode_prompt
+from gptlife.data.turns import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TooLong = Literal["drop", "cut", "refuse"]
-"""What becomes of a row over the limit: no row, a row without its last tokens, or an error."""
+"""What happens to a row over the limit: it is left out, loses its last tokens, or is an error."""
 
 
 class EncodedAnswers(NamedTuple):
-    """Token ids of one prompt and of its answers; an answer that was dropped is None."""
+    """Token ids of one prompt and of its answers; a dropped answer is None."""
 
     prompt: list[int]
     answers: list[list[int] | None]
 
     @property
     def rows(self) -> list[list[int] | None]:
-        """Each answer behind the prompt."""
+        """The prompt followed by each answer."""
         return [None if answer is None else self.prompt + answer for answer in self.answers]
 
 
@@ -47,23 +48,23 @@ def encode_answers(
     Args:
         messages: the prompt, ending in the user's turn.
         finished: for each answer, whether it ended by itself and so gets the end-of-text token; None: all did.
-        limit: most tokens of prompt and answer together.
-        too_long: what to do with a row of more tokens. `cut` keeps the first `limit` tokens.
+        limit: most tokens of prompt and answer together, the end-of-text token included.
+        too_long: what to do with a longer row. `cut` keeps its first `limit` tokens.
         place: begins an error's text, e.g. "evaluation.prompts: prompt 3".
 
     Raises:
-        UserError: when a row is too long and `too_long` is `refuse`, or the prompt alone fills the limit and it is
-            `cut`.
+        UserError: a row is too long and `too_long` is `refuse`, or the prompt alone fills the limit and it is `cut`.
     """
     prompt = encode_prompt(tokenizer, messages)
     room = limit - len(prompt)
     if too_long == "cut" and room < 1:
-        raise UserError(f"{place} has {len(prompt)} tokens, the limit is {limit}; shorten it, so that an answer fits")
+        raise UserError(f"{place} has {len(prompt)} tokens, the limit is {limit}; shorten it so that an answer fits")
     ended = [True] * len(answers) if finished is None else finished
     encoded: list[list[int] | None] = []
     for text, done in zip(answers, ended, strict=True):
         ids = encode_answer(tokenizer, text, done)
         if len(ids) > room and too_long == "refuse":
-            raise UserError(f"{place} has {len(prompt) + len(ids)} tokens with its answer, the limit is {limit}")
+            count = f"{len(prompt) + len(ids)} tokens with its answer"
+            raise UserError(f"{place} has {count}, the limit is {limit}; shorten it or leave it out")
         encoded.append(None if len(ids) > room and too_long == "drop" else ids[: max(0, room)])
     return EncodedAnswers(prompt, encoded)

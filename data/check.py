@@ -1,6 +1,6 @@
 """Check: what a data file holds and what is wrong with it, before a stage reads it.
 
-Reads all rows (`gptlife data check FILE`), does not stop at a bad one, and tells the formats found, every problem with
+Reads all rows (`gptlife data check FILE`), without stopping at a bad one, and reports the formats, every problem with
 its line, lengths, and rows that occur more than once. A row's length is that of all its text: documents, all turns,
 all answers.
 """
@@ -15,29 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import (
-    FORM_OF,
-    detect,
-    map_fields,
-    to_choices,
-    to_conversation,
-    to_prompt,
-    to_ranking,
-    to_text,
-)
+from gptlife.data.formats import CONVERT, detect, map_fields
 from gptlife.data.readers import Row
 from gptlife.data.sources import Source, rows
+from gptlife.data.turns import Form
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CONVERT = {
-    "text": to_text,
-    "conversation": to_conversation,
-    "prompt": to_prompt,
-    "ranking": to_ranking,
-    "choices": to_choices,
-}
 _BATCH = 1000  # rows tokenized at once
 _SHOWN = 20  # problems in a rendered report
 
@@ -53,21 +38,21 @@ class Report:
     formats: dict[str, int]
     """Usable rows by format, most frequent first."""
     problems: list[str]
-    """One line for each row that can't be used: place, fault, next act."""
+    """One line per row that can't be used: place, fault, next act."""
     duplicates: int
     """Usable rows that repeat an earlier one's text."""
     lengths: dict[int, int]
-    """Rows by length: the key 2**k counts rows of 2**k to 2**(k+1) - 1 units, the key 0 those of none."""
+    """Rows by length: the key 2**k counts rows of 2**k to 2**(k+1) - 1 units, the key 0 empty rows."""
     total: int
     """Sum of all lengths."""
     longest: int
     """The greatest length."""
     unit: str
-    """Unit of the lengths: `tokens`, or `words` (between white space) where no tokenizer was given."""
+    """Unit of the lengths: `tokens`, or `words` (split at white space) when no tokenizer was given."""
 
 
 def check(source: str | Source, tokenizer: str | None = None) -> Report:
-    """Read everything and report. `source`: a path, pattern or source; `tokenizer`: the directory of one.
+    """Read everything and report. `source`: a path, pattern or source; `tokenizer`: a tokenizer's directory.
 
     Raises:
         UserError: the file is missing, damaged or of unknown kind, or the tokenizer can't be loaded.
@@ -101,14 +86,14 @@ def check(source: str | Source, tokenizer: str | None = None) -> Report:
 
 
 def render(report: Report) -> str:
-    """The report as plain text, at most 80 columns but for the problems."""
+    """The report as plain text, at most 80 columns except for the problems."""
     formats = ", ".join(f"{name} {count:,}" for name, count in report.formats.items()) or "none"
     mean = report.total / report.rows if report.rows else 0.0
     lines = [
         report.place,
         f"  format      {formats}",
         f"  rows        {report.rows:,} usable, {len(report.problems):,} not, {report.duplicates:,} repeated",
-        f"  {report.unit:<11} {report.total:,} in all, {mean:,.1f} a row, longest {report.longest:,}",
+        f"  {report.unit:<11} {report.total:,} in all, {mean:,.1f} per row, longest {report.longest:,}",
     ]
     most = max(report.lengths.values(), default=1)
     for low, count in report.lengths.items():
@@ -133,23 +118,26 @@ def _usable(source: Source, problems: list[str]) -> Iterator[tuple[str, str]]:
             yield name, _all_text(form)
 
 
-def _form(row: Row, source: Source) -> tuple[str, dict[str, Any]]:
-    """The row's format, and the row in the form that it leads to."""
+def _form(row: Row, source: Source) -> tuple[str, Form]:
+    """The name of the row's format, and the row in its form."""
     row = map_fields(row, source.fields)
-    name = detect(row.fields)
-    if name == "messages" and isinstance(row.fields["messages"], list) and _asks(row.fields["messages"]):
-        return "messages (prompt)", to_prompt(row)
-    return name or "", _CONVERT[FORM_OF[name] if name else "conversation"](row)
+    format = detect(row.fields)
+    if format is None:
+        return "", CONVERT["conversation"](row, None)  # raises the error that names the fields
+    if format.form == "conversation" and _asks(row.fields.get("messages")):
+        return f"{format.name} (prompt)", CONVERT["prompt"](row, None)
+    return format.name, CONVERT[format.form](row, None)
 
 
-def _asks(messages: list[Any]) -> bool:
-    """Whether the user has the last word: then the row is a prompt, not a broken conversation."""
-    return bool(messages) and isinstance(messages[-1], dict) and messages[-1].get("role") == "user"
+def _asks(messages: Any) -> bool:
+    """Whether the user speaks last in a list of messages: then the row is a prompt, not a broken conversation."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"
 
 
-def _all_text(form: dict[str, Any]) -> str:
+def _all_text(form: Form) -> str:
     turns = [message["content"] for message in form.get("messages", [])]
-    single = [form[name] for name in ("text", "query") if name in form]
+    single = [form[name] for name in ("text", "query", "answer") if name in form]
     return "\n".join([*single, *turns, *form.get("answers", []), *form.get("choices", [])])
 
 

@@ -1,9 +1,9 @@
-"""Configs: frozen, strict, complete; and the one error type that a user is meant to read.
+"""Configs: frozen, strict, complete.
 
-A config is a pydantic model whose fields carry their docstring (unit, source). Unknown keys are refused with a
-suggestion, values are not silently coerced, and every refusal is one line that names the place, the value and
-the next act. `identity` is what a config contributes to its stage's address: everything but the fields marked
-`Execution` (micro-batch, workers, device), which change how a result is computed but not which result.
+A config is a pydantic model whose fields have a docstring each (unit, source). Unknown keys are refused with a
+suggestion, values are not silently coerced, and every refusal is one line with the place, the value and the next act.
+`identity` is a config's part of its stage's address: all fields but those marked `Execution` (micro-batch, workers,
+device), which change how a result is computed but not which result.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ HashFile = Callable[[str], str]
 
 
 class _ExecutionMark:
-    """Marks a field that says how to compute, not what."""
+    """Marks a field that changes how a result is computed, not which result."""
 
 
 Execution = Annotated[T, _ExecutionMark()]
-"""`micro_batch_size: Execution[int] = 8`: a field that stays out of the address."""
+"""`micro_batch_size: Execution[int] = 8`: a field that does not enter the address."""
 
 
 class Was:
@@ -38,21 +38,21 @@ class Was:
 
 
 class _AddedMark:
-    """Marks a field that came when outputs without it existed already."""
+    """Marks a field that was added when outputs without it existed already."""
 
 
 Added = Annotated[T, _AddedMark()]
-"""`group_by: Added[str] = "use_case"`: a field that enters the address only where it is not its default."""
+"""`group_by: Added[str] = "use_case"`: a field that enters the address only when it differs from its default."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-"""Field type of a part of a whole, both ends included."""
+"""Field type of a share of a whole, from 0 to 1, both included."""
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-"""Field type of a decay, a dropout, or a part that leaves something."""
+"""Field type of a decay, a dropout rate, or a share that leaves a rest: from 0 to below 1."""
 
 
 class Config(BaseModel):
-    """Base of every config: frozen, unknown keys and numbers that are not finite refused, docstrings kept."""
+    """Base of every config: frozen; unknown keys and non-finite numbers are refused; fields keep their docstrings."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -61,17 +61,18 @@ class Config(BaseModel):
     def identity(self, hash_file: HashFile) -> dict[str, Any]:
         """Canonical JSON-able content of this config without its `Execution` fields, nested configs included.
 
-        A renamed field (`Was`) keeps its old name here, and an `Added` one is left out at its default: outputs that
-        were made before keep their addresses.
-
-        `hash_file` maps a data file's path to its content hash, so that paths never enter an address.
+        A renamed field (`Was`) has its old name here, and an `Added` one is left out at its default, so that existing
+        outputs keep their addresses. `hash_file` maps a data file's path to its content hash, so that paths never
+        enter an address.
         """
         kept = {}
         for name, field in type(self).model_fields.items():
             value, marks = getattr(self, name), field.metadata
             if any(isinstance(mark, _ExecutionMark) for mark in marks):
                 continue
-            if any(isinstance(mark, _AddedMark) for mark in marks) and value == field.get_default():
+            if any(isinstance(mark, _AddedMark) for mark in marks) and value == field.get_default(
+                call_default_factory=True
+            ):
                 continue
             kept[_old_name(field) or name] = _identity_of(value, hash_file)
         return kept
@@ -117,7 +118,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def decode(model: type[ConfigT], raw: Any, where: str) -> ConfigT:
-    """Build `model` from decoded YAML.
+    """Build a config of class `model` from decoded YAML.
 
     Raises:
         UserError: one line for the first problem: `where.field: what is wrong`, with a suggestion for a misspelt
@@ -134,27 +135,27 @@ def decode(model: type[ConfigT], raw: Any, where: str) -> ConfigT:
 
 
 _OF_A_VALUE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
-"""pydantic's complaints about a value of the right kind."""
+"""pydantic's problems with a value of the right type."""
 
 
 def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
-    # A union reports one problem per member; the unknown key (deepest) is what the user can act on.
-    # Of what a union refuses, the part of the right kind is meant: its complaint is about the value.
+    # A union reports one problem per member. The user can act on an unknown key (the deepest), then on a value of the
+    # right type.
     problem = max(problems, key=lambda p: (p["type"] == "extra_forbidden", p["type"] in _OF_A_VALUE, len(p["loc"])))
     place = ".".join([where, *(str(part) for part in problem["loc"] if not _is_union_tag(part))])
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, problem["loc"][:-1])
-        known = list(parent.model_fields) if parent else []
+        names = list(parent.model_fields) if parent else []
         for name, field in parent.model_fields.items() if parent else ():
             if _old_name(field) == problem["loc"][-1]:
                 return f"{place}: this field is called '{name}' now; rename it"
-        return f"{place}: no such field{suggest(str(problem['loc'][-1]), known) if known else ''}"
+        return f"{place}: no such field{suggest(str(problem['loc'][-1]), names) if names else ''}"
     if problem["type"] == "missing":
         return f"{place}: required, but not given"
     text = re.sub(r"^(Value|Assertion) error, ", "", problem["msg"])
     parent = _model_at(model, problem["loc"])
-    if parent and text.partition(":")[0] in parent.model_fields:  # of a validator that looks at several fields
+    if parent and text.partition(":")[0] in parent.model_fields:  # from a validator of several fields
         return f"{place}.{text}"
     shown = "" if problem["type"] in ("value_error", "assertion_error") else f", found {problem['input']!r}"
     return f"{place}: {text[:1].lower() + text[1:]}{shown}"
@@ -166,7 +167,7 @@ def _is_union_tag(part: object) -> bool:
 
 
 def _model_at(model: type[Config], path: tuple[int | str, ...]) -> type[Config] | None:
-    """The config class that stands at `path` inside `model`, through optionals, lists and unions."""
+    """The config class at `path` inside `model`, through optionals, lists and unions."""
     current: type[Config] | None = model
     for part in path:
         if current is None:
@@ -181,6 +182,6 @@ def _first_config(annotation: Any) -> type[Config] | None:
         return annotation
     if get_origin(annotation) is not None:
         for argument in get_args(annotation):
-            if found := _first_config(argument):
-                return found
+            if model := _first_config(argument):
+                return model
     return None

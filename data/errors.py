@@ -1,4 +1,4 @@
-"""The one error type that a user is meant to read, and suggestions for misspelt names."""
+"""The one error type whose text is written for users, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import difflib
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one line: place, value, next act. The command exits with 2.
+    """An error that the user can fix. Its text is one line: place, value, next act. The command exits with 2.
 
-    What a value holds (line ends, control characters, terminal codes) is spelled out, so that it stays one line.
+    Line ends, control characters and terminal codes in the text are escaped, so that it stays one line.
     """
 
     def __init__(self, message: str) -> None:
-        spelled = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
-        super().__init__("".join(spelled))
+        escaped = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+        super().__init__("".join(escaped))
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what there is when nothing is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(known)}"
+def suggest(word: str, names: list[str]) -> str:
+    """`; did you mean 'x'?`, or the list of all `names` when none is similar."""
+    similar = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean '{similar[0]}'?" if similar else f"; there are: {', '.join(names)}"

@@ -1,102 +1,158 @@
-"""Formats: every published shape of a data set, brought to one form.
+"""Formats: the published shapes of data sets, each brought to one form.
 
 Forms (what the stages read; `meta`, a dict, is carried through all of them):
 - text          {"text"}
 - prompt        {"messages": [{"role", "content"}, ...]} ending in a user turn
 - conversation  {"messages": ...} ending in an assistant turn
+- label         {"messages": prompt, "answer": str, "label": bool}, whether the answer is good
 - ranking       {"messages": prompt, "answers": [str], "ranks": [int]}, 1 = best, equal = tie; also "labeler", "group",
                 and "finished": [bool], whether each answer ended by itself
 - choices       {"query", "choices": [str], "gold": int}, also "task"
 
-Formats are told apart by their field names (`detect`):
-- text; messages; ShareGPT `conversations`; prompt + completion; Alpaca instruction (+ input) + output | response;
-  question + answer; prompt or instruction alone; query + choices + gold
-- pairs: chosen + rejected with a prompt, as message lists, as ShareGPT turns (LLaMA-Factory), or as whole transcripts
-  "\\n\\nHuman: ...\\n\\nAssistant: ..." (Anthropic HH, [Bai et al. 2022, arXiv 2204.05862]); AlpacaEval output_1 +
-  output_2 + preference
-- K answers: prompt | messages, completions | answers, and ranking | ranks (1 = best) or scores (higher = better)
+`FORMATS` lists the formats, told apart by their field names. A new one is an entry there and the function that reads
+it. Conversations come as `messages`, ShareGPT's `conversations`, prompt + completion, Alpaca's instruction (+ input) +
+output | response, or question + answer. Each of them with a boolean `label` is the format `labelled`, as TRL's KTO
+trainer has it; 0 and 1 are labels too beside prompt + completion, where nothing else can be meant. Pairs come as
+chosen + rejected: answers to a prompt, message lists, ShareGPT turns (LLaMA-Factory), or whole transcripts
+"\\n\\nHuman: ...\\n\\nAssistant: ..." (Anthropic HH, [Bai et al. 2022, arXiv 2204.05862]).
 
-White space around a turn is layout, not content, and is removed: some generators begin every answer with a space, and
-a reward model would learn to smell it. Documents and the answers of K-way rankings (a policy's own samples) stay as
-they are.
+Documents and the answers of K-way rankings (a policy's own samples) keep their white space; turns lose it (`turns`).
+Answers of a ranking come in a seeded random order, because in published pairs the position gives the winner away
+(AlpacaEval's output_1 is nearly always the same generator).
 
-The loaders read `Data`: all its sources, mixed by weight, with each one's `fields` and `bad_rows`. Answers of a ranking
-come in a seeded random order, because in published pairs the position gives the winner away (AlpacaEval's output_1 is
-nearly always the same generator).
-
-Left out: trees of replies (OpenAssistant), tool calls, content in parts (images), unpaired labels (KTO).
+Left out: trees of replies (OpenAssistant), tool calls, content in parts (images).
 """
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from gptlife.data import rankings as ranked
+from gptlife.data import turns
 from gptlife.data.errors import UserError
-from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS, read_ranking
-from gptlife.data.readers import OnBad, Row, refuse
-from gptlife.data.sources import Source, mix, rows
+from gptlife.data.readers import Row
+from gptlife.data.sources import FieldMap, Source, load
 from gptlife.data.turns import (
-    EMPTY_ACT,
-    PROMPT_FIELDS,
     ROW_ACT,
+    Form,
+    Messages,
     ending_in_user,
     in_order,
-    is_int,
     names_of,
-    read_conversation,
-    read_prompt,
     shown,
-    string,
-    strings,
 )
+from gptlife.data.values import is_int
 
-_log = logging.getLogger(__name__)
 
-# (name, groups of field names): a row has the format when it has a field of every group. First match counts.
-FORMATS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("ranking", (PROMPT_FIELDS, ANSWER_FIELDS, RANK_FIELDS)),
-    ("alpaca_eval", (("instruction",), ("output_1",), ("output_2",), ("preference",))),
-    ("pair", (("chosen",), ("rejected",))),
-    ("choices", (("query",), ("choices",), ("gold",))),
-    ("messages", (("messages",),)),
-    ("sharegpt", (("conversations",),)),
-    ("prompt_completion", (("prompt",), ("completion",))),
-    ("alpaca", (("instruction",), ("output", "response"))),
-    ("question_answer", (("question",), ("answer",))),
-    ("text", (("text",),)),
-    ("prompt", (("prompt", "instruction"),)),
+class Format(NamedTuple):
+    """One published shape of a row."""
+
+    name: str
+    form: str
+    fields: tuple[tuple[str, ...], ...]
+    """Groups of field names: a row has the format when it has a field of every group, and `applies` agrees."""
+    read: Callable[[Row], Form]
+    """The row in its form. The order of turns and who speaks last are checked afterwards, by `to_*`."""
+    optional: tuple[str, ...] = ()
+    """Further fields that are read or carried along."""
+    example: str = ""
+    """A field map for this format, where it is the one that errors suggest for its form."""
+    applies: Callable[[Mapping[str, Any]], bool] = lambda fields: True
+    """For formats that names alone don't tell apart."""
+
+
+def _is_labelled(fields: Mapping[str, Any]) -> bool:
+    label = fields["label"]
+    return isinstance(label, bool) or (
+        is_int(label) and label in (0, 1) and None not in (fields.get("prompt"), fields.get("completion"))
+    )
+
+
+def _labelled(conversation: Format) -> Format:
+    """The format of such conversations whose last answer has a label."""
+
+    def read(row: Row) -> Form:
+        return {**conversation.read(row), "label": bool(row.fields["label"])}
+
+    fields = (("label",), *conversation.fields)
+    example = conversation.example and f"{conversation.example[:-1]}, label: c}}"
+    return Format("labelled", "label", fields, read, conversation.optional, example, _is_labelled)
+
+
+_SYSTEM, _LABELER = ("system",), ("labeler", "group")
+_CONVERSATIONS = (
+    Format("messages", "conversation", (("messages",),), turns.from_messages, _SYSTEM),
+    Format("sharegpt", "conversation", (("conversations",),), turns.from_sharegpt, _SYSTEM),
+    Format(
+        "prompt_completion",
+        "conversation",
+        (("prompt",), ("completion",)),
+        turns.from_completion,
+        _SYSTEM,
+        "{prompt: a, completion: b}",
+    ),
+    Format(
+        "alpaca",
+        "conversation",
+        (("instruction",), turns.ALPACA_ANSWERS),
+        turns.from_alpaca,
+        ("input", "system"),
+    ),
+    Format("question_answer", "conversation", (("question",), ("answer",)), turns.from_question),
 )
-FORM_OF = {
-    "ranking": "ranking", "alpaca_eval": "ranking", "pair": "ranking", "choices": "choices", "text": "text",
-    "messages": "conversation", "sharegpt": "conversation", "prompt_completion": "conversation",
-    "alpaca": "conversation", "question_answer": "conversation", "prompt": "prompt",
-}  # fmt: skip
-KNOWN_FIELDS = {name for _, groups in FORMATS for group in groups for name in group} | {
-    "input", "system", "meta", "labeler", "group", "finished", "task"
-}  # fmt: skip
+FORMATS = (
+    Format(
+        "ranking",
+        "ranking",
+        (turns.PROMPT_FIELDS, ranked.ANSWER_FIELDS, ranked.RANK_FIELDS),
+        ranked.from_k_answers,
+        ("input", "system", "finished", *_LABELER),
+    ),
+    Format(
+        "alpaca_eval",
+        "ranking",
+        (("instruction",), ("output_1",), ("output_2",), ("preference",)),
+        ranked.from_judged_pair,
+        ("input", "system", *_LABELER),
+    ),
+    Format(
+        "pair",
+        "ranking",
+        (("chosen",), ("rejected",)),
+        ranked.from_pair,
+        (*turns.PROMPT_FIELDS, "input", "system", *_LABELER),
+        "{prompt: a, chosen: b, rejected: c}",
+    ),
+    Format(
+        "choices",
+        "choices",
+        (("query",), ("choices",), ("gold",)),
+        turns.from_choices,
+        ("task",),
+        "{query: a, choices: b, gold: c}",
+    ),
+    *(_labelled(conversation) for conversation in _CONVERSATIONS),
+    *_CONVERSATIONS,
+    Format("text", "text", (("text",),), turns.from_text, (), "{text: a}"),
+    Format("prompt", "prompt", (("prompt", "instruction"),), turns.from_prompt, ("input", "system"), "{prompt: a}"),
+)
+"""Every format; the first that a row has counts."""
+KNOWN_FIELDS = {"meta"} | {name for format in FORMATS for group in (*format.fields, format.optional) for name in group}
+"""Every field that a format reads."""
 
-_EXAMPLE = {
-    "text": "{text: a}",
-    "conversation": "{prompt: a, completion: b}",
-    "prompt": "{prompt: a}",
-    "ranking": "{prompt: a, chosen: b, rejected: c}",
-    "choices": "{query: a, choices: b, gold: c}",
-}
 
-
-def detect(fields: Mapping[str, Any]) -> str | None:
-    """Name of the format that these fields have, or None. Fields that are null count as absent."""
+def detect(fields: Mapping[str, Any]) -> Format | None:
+    """The format that these fields have, or None. Fields that are null count as absent."""
     present = {name for name, value in fields.items() if value is not None or name == "preference"}
-    for name, groups in FORMATS:
-        if all(present.intersection(group) for group in groups):
-            return name
+    for format in FORMATS:
+        if all(present.intersection(group) for group in format.fields) and format.applies(fields):
+            return format
     return None
 
 
-def map_fields(row: Row, field_map: Mapping[str, str] | None) -> Row:
+def map_fields(row: Row, field_map: FieldMap) -> Row:
     """The row under our field names: only what `field_map` names (and `meta`), everything where there is no map.
 
     Raises:
@@ -105,160 +161,149 @@ def map_fields(row: Row, field_map: Mapping[str, str] | None) -> Row:
     if field_map is None:
         return row
     if strangers := sorted(set(field_map) - KNOWN_FIELDS):
-        known = ", ".join(sorted(KNOWN_FIELDS))
-        raise UserError(f"fields: '{strangers[0]}' is none of ours; left of the colon goes one of: {known}")
+        ours = ", ".join(sorted(KNOWN_FIELDS))
+        raise UserError(f"fields: '{strangers[0]}' is not a field of any format; use one of: {ours}")
     kept = {"meta": row.fields["meta"]} if "meta" in row.fields else {}
     return Row(row.place, kept | {ours: _reach(row, theirs) for ours, theirs in field_map.items()})
 
 
-def to_text(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_text(row: Row, field_map: FieldMap = None) -> Form:
     """The row as {"text"}. Raises UserError, as all of `to_*` do, with the row's place, the fault and the next act."""
-    row, _ = _recognised(row, field_map, ("text",))
-    if not string(row, "text").strip():
-        raise UserError(f"{row.place}: 'text' is empty; {EMPTY_ACT}")
-    return {"text": row.fields["text"], **_extras(row)}
+    row, format = _recognised(row, field_map, "text")
+    return {**format.read(row), **_carried(row)}
 
 
-def to_conversation(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_conversation(row: Row, field_map: FieldMap = None) -> Form:
     """The row as {"messages"} that end in an assistant turn. Raises UserError."""
-    row, name = _recognised(row, field_map, ("conversation",))
-    messages = in_order(row, read_conversation(row, name))
-    if messages[-1]["role"] != "assistant":
-        raise UserError(f"{row.place}: the last turn is the {messages[-1]['role']}'s, not the assistant's; {ROW_ACT}")
-    return {"messages": messages, **_extras(row)}
+    row, format = _recognised(row, field_map, "conversation")
+    return {"messages": _ending_in_assistant(row, format.read(row)["messages"]), **_carried(row)}
 
 
-def to_prompt(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_label(row: Row, field_map: FieldMap = None) -> Form:
+    """The row as {"messages", "answer", "label"}: a prompt, one answer, and whether it is good. Raises UserError."""
+    row = map_fields(row, field_map)
+    label, completion = row.fields.get("label"), row.fields.get("completion")
+    if label is not None and not _is_labelled(row.fields):
+        wanted = "true or false (0 and 1 only beside prompt and completion)"
+        raise UserError(f"{row.place}: 'label' must be {wanted}, found {shown(label)}; {ROW_ACT}")
+    if isinstance(completion, list) and len(completion) > 1:
+        raise UserError(f"{row.place}: 'completion' has {len(completion)} turns, a label is of one answer; {ROW_ACT}")
+    row, format = _recognised(row, None, "label")
+    form = format.read(row)
+    *prompt, answer = _ending_in_assistant(row, form["messages"])
+    return {
+        "messages": ending_in_user(row, prompt),
+        "answer": answer["content"],
+        "label": form["label"],
+        **_carried(row),
+    }
+
+
+def to_prompt(row: Row, field_map: FieldMap = None) -> Form:
     """The row as {"messages"} that end in a user turn; a conversation loses its last answer. Raises UserError."""
-    row, name = _recognised(row, field_map, ("prompt", "conversation", "ranking"))
-    if FORM_OF[name] == "ranking":
-        messages = read_ranking(row, name)["messages"]
-    elif name == "prompt":
-        messages = read_prompt(row)
-    else:
-        messages = read_conversation(row, name)
-        messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    return {"messages": ending_in_user(row, messages), **_extras(row)}
+    row, format = _recognised(row, field_map, "prompt", "conversation", "label", "ranking")
+    messages = format.read(row)["messages"]
+    if format.form in ("conversation", "label") and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    return {"messages": ending_in_user(row, messages), **_carried(row)}
 
 
-def to_ranking(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_ranking(row: Row, field_map: FieldMap = None) -> Form:
     """The row as {"messages", "answers", "ranks"}; a pair has ranks 1 and 2, a tie 1 and 1. Raises UserError."""
-    row, name = _recognised(row, field_map, ("ranking",))
-    ranking = read_ranking(row, name)
+    row, format = _recognised(row, field_map, "ranking")
+    ranking = format.read(row)
     ending_in_user(row, ranking["messages"])
-    return {**ranking, **_extras(row, "labeler", "group")}
+    return {**ranking, **_carried(row, *_LABELER)}
 
 
-def to_choices(row: Row, field_map: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_choices(row: Row, field_map: FieldMap = None) -> Form:
     """The row as {"query", "choices", "gold"}; `gold` counts from 0. Raises UserError."""
-    row, _ = _recognised(row, field_map, ("choices",))
-    choices, gold = strings(row, "choices"), row.fields["gold"]
-    if len(choices) < 2:
-        raise UserError(f"{row.place}: 'choices' has {len(choices)} entries, at least 2 are needed; {ROW_ACT}")
-    if not is_int(gold) or not 0 <= gold < len(choices):
-        raise UserError(f"{row.place}: 'gold' is {shown(gold)}, not one of 0 to {len(choices) - 1}; {ROW_ACT}")
-    return {"query": string(row, "query"), "choices": choices, "gold": gold, **_extras(row, "task")}
+    row, format = _recognised(row, field_map, "choices")
+    return {**format.read(row), **_carried(row, "task")}
+
+
+CONVERT: dict[str, Callable[[Row, FieldMap], Form]] = {
+    "text": to_text,
+    "prompt": to_prompt,
+    "conversation": to_conversation,
+    "label": to_label,
+    "ranking": to_ranking,
+    "choices": to_choices,
+}
+"""Form -> what brings a row to it."""
 
 
 def texts(data: Sequence[Source], seed: int = 0) -> Iterator[str]:
     """The documents, lazily: they may be more than memory holds.
 
-    `seed` (here and below) draws the mix of sources with different weights.
+    `seed` (here and below) draws the mix of sources with different weights (`sources.mix`).
 
     Raises:
         UserError: bad row (with `bad_rows: refuse`), unreadable file, or no rows left. So do all loaders.
     """
-    return (form["text"] for form in _load(data, to_text, seed))
+    return (form["text"] for form in _load(data, "text", seed))
 
 
-def conversations(data: Sequence[Source], seed: int = 0) -> list[dict[str, Any]]:
+def conversations(data: Sequence[Source], seed: int = 0) -> list[Form]:
     """All conversations: {"messages"} ending in an assistant turn."""
-    return list(_load(data, to_conversation, seed))
+    return list(_load(data, "conversation", seed))
 
 
-def prompts(data: Sequence[Source], seed: int = 0) -> list[dict[str, Any]]:
+def prompts(data: Sequence[Source], seed: int = 0) -> list[Form]:
     """All prompts: {"messages"} ending in a user turn; conversations lose their last answer."""
-    return list(_load(data, to_prompt, seed))
+    return list(_load(data, "prompt", seed))
 
 
-def rankings(data: Sequence[Source], seed: int = 0) -> list[dict[str, Any]]:
+def labelled(data: Sequence[Source], seed: int = 0) -> list[Form]:
+    """All labelled answers: {"messages", "answer", "label"}."""
+    return list(_load(data, "label", seed))
+
+
+def rankings(data: Sequence[Source], seed: int = 0) -> list[Form]:
     """All rankings: {"messages", "answers", "ranks"}, the answers of each in an order drawn from `seed`."""
-    return [_shuffled(form, f"{seed}/{index}") for index, form in enumerate(_load(data, to_ranking, seed))]
+    return [_shuffled(form, f"{seed}/{index}") for index, form in enumerate(_load(data, "ranking", seed))]
 
 
-def choices(data: Sequence[Source], seed: int = 0) -> list[dict[str, Any]]:
+def choices(data: Sequence[Source], seed: int = 0) -> list[Form]:
     """All multiple-choice items: {"query", "choices", "gold"}."""
-    return list(_load(data, to_choices, seed))
+    return list(_load(data, "choices", seed))
 
 
-class _Skipped:
-    """Counts the bad rows that a source's `bad_rows: skip` lets pass, and keeps the first few for the log."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[str] = []
-
-    def __call__(self, error: UserError) -> None:
-        self.count += 1
-        if len(self.first) < 3:
-            self.first.append(str(error))
-
-    def summary(self) -> str:
-        return f"{self.count} bad rows left out, the first: {' | '.join(self.first)}"
+def _load(data: Sequence[Source], form: str, seed: int) -> Iterator[Form]:
+    return load(data, CONVERT[form], seed)
 
 
-_Convert = Callable[[Row, Mapping[str, str] | None], dict[str, Any]]
-
-
-def _load(data: Sequence[Source], convert: _Convert, seed: int) -> Iterator[dict[str, Any]]:
-    """All rows of all sources as forms, mixed. Row faults go where each source's `bad_rows` says."""
-    skipped, count = _Skipped(), 0
-    streams = [_forms(source, convert, skipped if source.bad_rows == "skip" else refuse) for source in data]
-    for form in mix(streams, [source.weight for source in data], seed):
-        count += 1
-        yield form
-    if skipped.count:
-        _log.warning(skipped.summary())
-    if not count:
-        reason = f"; {skipped.summary()}" if skipped.count else "; check `start` and the files"
-        raise UserError(f"data: no rows left{reason}")
-
-
-def _forms(source: Source, convert: _Convert, on_bad: OnBad) -> Iterator[dict[str, Any]]:
-    for row in rows(source, on_bad):
-        try:
-            form = convert(row, source.fields)
-        except UserError as error:
-            on_bad(error)
-        else:
-            yield form
-
-
-def _shuffled(ranking: dict[str, Any], seed: str) -> dict[str, Any]:
+def _shuffled(ranking: Form, seed: str) -> Form:
     """The ranking with its answers (and ranks) in an order drawn from `seed`."""
     order = list(range(len(ranking["answers"])))
     random.Random(seed).shuffle(order)
     lists = [name for name in ("answers", "ranks", "finished") if name in ranking]
-    return {**ranking, **{name: [ranking[name][place] for place in order] for name in lists}}
+    return {**ranking, **{name: [ranking[name][index] for index in order] for name in lists}}
 
 
-def _recognised(row: Row, field_map: Mapping[str, str] | None, forms: tuple[str, ...]) -> tuple[Row, str]:
-    """The row under our names and its format, if that leads to one of `forms`."""
+def _recognised(row: Row, field_map: FieldMap, *forms: str) -> tuple[Row, Format]:
+    """The row under our names and its format, if that is of one of `forms`."""
     row = map_fields(row, field_map)
-    name = detect(row.fields)
-    example = f"fields: {_EXAMPLE[forms[0]]}"
-    if name is None:
-        raise UserError(
-            f"{row.place}: no known format (fields: {names_of(row.fields)}); name them in `fields`, e.g. {example}"
-        )
-    if FORM_OF[name] not in forms:
-        found = f"{_article(forms[0])} is needed, this row is {_article(FORM_OF[name])} (format {name})"
-        raise UserError(f"{row.place}: {found}; give other data, or name the fields, e.g. {example}")
-    return row, name
+    format = detect(row.fields)
+    example = next(format.example for format in FORMATS if format.form == forms[0] and format.example)
+    if format is None:
+        fault = f"no known format (fields: {names_of(row.fields)})"
+        raise UserError(f"{row.place}: {fault}; name them in `fields`, e.g. fields: {example}")
+    if format.form not in forms:
+        fault = f"{_a(forms[0])} is needed, this row is {_a(format.form)} (format {format.name})"
+        raise UserError(f"{row.place}: {fault}; give other data, or name the fields, e.g. fields: {example}")
+    return row, format
 
 
-def _article(form: str) -> str:
-    return form if form == "choices" else f"a {form}"
+def _a(form: str) -> str:
+    return {"choices": "choices", "label": "a labelled answer"}.get(form, f"a {form}")
+
+
+def _ending_in_assistant(row: Row, messages: Messages) -> Messages:
+    in_order(row, messages)
+    if messages[-1]["role"] != "assistant":
+        raise UserError(f"{row.place}: the last turn is the {messages[-1]['role']}'s, not the assistant's; {ROW_ACT}")
+    return messages
 
 
 def _reach(row: Row, name: str) -> Any:
@@ -271,9 +316,9 @@ def _reach(row: Row, name: str) -> Any:
     return value
 
 
-def _extras(row: Row, *names: str) -> dict[str, Any]:
+def _carried(row: Row, *names: str) -> Form:
     """What goes along unread: `meta`, and `names` where the row has them."""
-    found = {name: row.fields[name] for name in ("meta", *names) if row.fields.get(name) is not None}
-    if not isinstance(found.get("meta", {}), dict):
-        raise UserError(f"{row.place}: 'meta' must be an object {{...}}, found {shown(found['meta'])}; {ROW_ACT}")
-    return found
+    carried = {name: row.fields[name] for name in ("meta", *names) if row.fields.get(name) is not None}
+    if not isinstance(carried.get("meta", {}), dict):
+        raise UserError(f"{row.place}: 'meta' must be an object {{...}}, found {shown(carried['meta'])}; {ROW_ACT}")
+    return carried

@@ -1,7 +1,4 @@
-"""Rankings: K answers to one prompt and their ranks, from pairs, judged pairs and K-way rows.
-
-Every refusal is a UserError `place: fault; next act`.
-"""
+"""Rankings: K answers to one prompt and their ranks, read from pairs, judged pairs and K-way rows."""
 
 from __future__ import annotations
 
@@ -16,8 +13,9 @@ from gptlife.data.turns import (
     EMPTY_ACT,
     PROMPT_FIELDS,
     ROW_ACT,
+    Form,
     Messages,
-    is_int,
+    first_of,
     read_message,
     read_messages,
     read_prompt,
@@ -27,30 +25,22 @@ from gptlife.data.turns import (
     strings,
     system_turn,
 )
+from gptlife.data.values import is_int
 
 ANSWER_FIELDS = ("completions", "answers")
 RANK_FIELDS = ("ranking", "ranks", "scores")
 
 
-def read_ranking(row: Row, name: str) -> dict[str, Any]:
-    """{"messages", "answers", "ranks"} of a row whose format is `name`; who speaks last is not checked."""
-    if name == "ranking":
-        return _k_way(row)
-    if name == "alpaca_eval":
-        return _alpaca_eval(row)
-    return _pair(row)
-
-
-def _k_way(row: Row) -> dict[str, Any]:
-    answer_field = next(name for name in ANSWER_FIELDS if row.fields.get(name) is not None)
-    rank_field = next(name for name in RANK_FIELDS if row.fields.get(name) is not None)
-    answers, ranks = strings(row, answer_field), row.fields[rank_field]
+def from_k_answers(row: Row) -> Form:
+    """K answers with ranks, or with scores that are made ranks."""
+    rank_field = first_of(row, RANK_FIELDS)
+    answers, ranks = strings(row, first_of(row, ANSWER_FIELDS)), row.fields[rank_field]
     wanted = "numbers" if rank_field == "scores" else "whole numbers from 1 (best)"
     if not isinstance(ranks, list) or not all(_is_rank(value, rank_field) for value in ranks):
         raise UserError(f"{row.place}: '{rank_field}' must be a list of {wanted}, found {shown(ranks)}; {ROW_ACT}")
     if len(ranks) != len(answers):
-        found = f"{len(ranks)} entries for {len(answers)} answers"
-        raise UserError(f"{row.place}: '{rank_field}' has {found}; {ROW_ACT}")
+        counts = f"{len(ranks)} entries for {len(answers)} answers"
+        raise UserError(f"{row.place}: '{rank_field}' has {counts}; {ROW_ACT}")
     if len(answers) < 2:
         raise UserError(f"{row.place}: {len(answers)} answer(s), a ranking needs at least 2; {ROW_ACT}")
     if rank_field == "scores":
@@ -70,23 +60,23 @@ def _finished(row: Row, count: int) -> dict[str, list[bool]]:
 
 def _is_rank(value: Any, field: str) -> bool:
     if field == "scores":
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        return is_int(value) or (isinstance(value, float) and not math.isnan(value))
     return is_int(value) and value >= 1
 
 
-def _alpaca_eval(row: Row) -> dict[str, Any]:
-    """`preference` 1 or 2 = that output is better, 0 or 1.5 = tie, null = the judge failed."""
+def from_judged_pair(row: Row) -> Form:
+    """AlpacaEval's: `preference` 1 or 2 = that output is better, 0 or 1.5 = tie, null = the judge failed."""
     preference = row.fields["preference"]
-    known = {"1": [1, 2], "2": [2, 1], "0": [1, 1], "1.5": [1, 1]}
-    ranks = known.get(str(preference).removesuffix(".0"))  # published as 1, 1.0 and, in a CSV, "1"
+    ranks_of = {"1": [1, 2], "2": [2, 1], "0": [1, 1], "1.5": [1, 1]}
+    ranks = ranks_of.get(str(preference).removesuffix(".0"))  # published as 1, 1.0 and, in a CSV, "1"
     if ranks is None:
-        found = f"'preference' is {shown(preference)}, not 1, 2 or a tie (0, 1.5)"
-        raise UserError(f"{row.place}: {found}; {ROW_ACT}")
+        fault = f"'preference' is {shown(preference)}, not 1, 2 or a tie (0, 1.5)"
+        raise UserError(f"{row.place}: {fault}; {ROW_ACT}")
     answers = [string(row, name).strip() for name in ("output_1", "output_2")]
     return {"messages": read_prompt(row), "answers": answers, "ranks": ranks}
 
 
-def _pair(row: Row) -> dict[str, Any]:
+def from_pair(row: Row) -> Form:
     """chosen and rejected: whole conversations where they have turns before the answer, else answers to the prompt."""
     sides = [_side(row, name) for name in ("chosen", "rejected")]
     (chosen_prompt, chosen), (rejected_prompt, rejected) = sides

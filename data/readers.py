@@ -1,16 +1,16 @@
 """Readers: local files as streams of rows, by their ending.
 
-Readers decode line by line, so that one broken line is one problem with a line number, which goes to `on_bad`: raised
-(the default), counted or collected by the caller. A damaged file always raises.
+Files are decoded line by line, so that one broken line is one problem with a line number. It goes to `on_bad`: raised
+(the default), counted or collected by the caller. A damaged file is always an error.
 
 Rules, where conventions differ:
 - `.txt` is one document, the whole file; Windows line ends become `\\n`.
-- `.json` holds a list of objects, or one object a line as `.jsonl` does. Blank lines are passed over. A key that stands
-  twice in an object, NaN and Infinity are refused: JSON has no meaning for them, and Python takes them silently.
-- `.csv` has a header and double quotes. `.tsv` has a header and no quoting (a quote is a character), and no escapes.
-  Either has none when the caller names columns by number: they are then "0", "1", ... A quote that nobody closes has
-  swallowed the rest of the file, so it is a fault of the file and no row's.
-- A byte order mark is removed; every other encoding than UTF-8 is refused.
+- `.json` holds a list of objects, or one object per line as `.jsonl` does. Blank lines are skipped. A key that occurs
+  twice in an object, NaN and Infinity are refused: JSON has no meaning for them, and Python accepts them silently.
+- `.csv` has a header and double quotes. `.tsv` has a header, no quoting (a quote is a character) and no escapes. When
+  the caller names columns by number, there is no header, and the columns are "0", "1", ... A quote that is never closed
+  has swallowed the rest of the file, so it is an error of the file, not of a row.
+- A byte order mark is removed; any encoding other than UTF-8 is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptlife.data.errors import UserError
@@ -29,14 +30,14 @@ ENDINGS = (
     *(kind + packed for kind in (".txt", ".jsonl", ".json", ".csv", ".tsv") for packed in ("", ".gz", ".zst")),
     ".parquet",
 )
-_CHUNK = 1 << 20  # bytes a read
+_CHUNK = 1 << 20  # bytes per read
 _DEEPEST = 64
-"""Lists and tables inside each other that a row may have; no format needs more than five."""
+"""How deep the lists and tables of a row may be nested; no format needs more than five levels."""
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Row(NamedTuple):
-    """One raw row: where it stands (for messages only) and what it holds."""
+    """One raw row: its file and line (for messages only) and its fields."""
 
     place: str
     fields: dict[str, Any]
@@ -47,12 +48,12 @@ OnBad = Callable[[UserError], None]
 
 
 def refuse(error: UserError) -> None:
-    """The default answer to a bad row: raise it."""
+    """The default `on_bad`: raise the error."""
     raise error
 
 
 def ending_of(path: str) -> str:
-    """The longest known ending of a file name; empty if there is none."""
+    """The longest known ending of a file name; empty if it has none."""
     return max((e for e in ENDINGS if path.lower().endswith(e)), key=len, default="")
 
 
@@ -71,6 +72,32 @@ def read_file(path: str, numbered: bool = False, on_bad: OnBad = refuse) -> Iter
         yield from _table_rows(path, kind, numbered, on_bad)
     else:
         yield from _json_rows(path, kind, on_bad)
+
+
+def read_jsonl(path: Path, act: str) -> list[dict[str, Any]]:
+    """The objects of a JSONL file that gptlife itself wrote (people's files have `read_file`, which is stricter).
+
+    Args:
+        act: the next act, which ends an error, e.g. "run the stage `comparisons` again".
+
+    Raises:
+        UserError: the file can't be opened, or a line of it is not an object in JSON; with the line.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error}); {act}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line.decode("utf-8")) if line else {}
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: damaged ({_reason(error)}); {act}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: damaged (found {type(row).__name__}, not an object); {act}")
+        if line:
+            rows.append(row)
+    return rows
 
 
 def _chunks(path: str) -> Iterator[bytes]:
@@ -97,7 +124,7 @@ def _zstd_chunks(path: str) -> Iterator[bytes]:
         import zstandard
     except ImportError:
         raise UserError(f"{path}: .zst needs the package zstandard; pip install gptlife[zstd]") from None
-    # `decompressobj` instead of `stream_reader`: only the former tells a cut file from a finished one.
+    # `decompressobj` instead of `stream_reader`: only the former can tell a cut file from a complete one.
     frame, inside = zstandard.ZstdDecompressor().decompressobj(), False
     try:
         with open(path, "rb") as file:
@@ -125,7 +152,7 @@ def _lines(path: str, on_bad: OnBad) -> Iterator[tuple[int, str]]:
 
 
 def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    parts: list[bytes] = []  # of the line that is not finished yet; joined once, however many chunks it spans
+    parts: list[bytes] = []  # of the unfinished line; joined once, however many chunks it spans
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
         parts.append(first)
@@ -138,8 +165,8 @@ def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _not_utf8(place: str, raw: bytes, error: UnicodeDecodeError) -> UserError:
-    found = f"byte 0x{raw[error.start]:02x} at position {error.start}"
-    return UserError(f"{place}: not UTF-8 ({found}); convert the file to UTF-8 or mend the line")
+    byte = f"byte 0x{raw[error.start]:02x} at position {error.start}"
+    return UserError(f"{place}: not UTF-8 ({byte}); convert the file to UTF-8 or fix the line")
 
 
 def _text_row(path: str, on_bad: OnBad) -> Iterator[Row]:
@@ -161,7 +188,7 @@ def _json_rows(path: str, kind: str, on_bad: OnBad) -> Iterator[Row]:
             raise _not_utf8(f"{path}:{broken}", raw, error) from None
         except (ValueError, RecursionError) as error:
             place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else path
-            raise UserError(f"{place}: no valid JSON ({_reason(error)}); mend the file") from None
+            raise UserError(f"{place}: not valid JSON ({_reason(error)}); fix the file") from None
         for index, item in enumerate(items):
             yield from _object_row(f"{path}: row {index + 1}", item, on_bad)
         return
@@ -171,26 +198,26 @@ def _json_rows(path: str, kind: str, on_bad: OnBad) -> Iterator[Row]:
             try:
                 item = _json(line)
             except (ValueError, RecursionError) as error:
-                on_bad(UserError(f"{place}: no valid JSON ({_reason(error)}); mend or remove the line"))
+                on_bad(UserError(f"{place}: not valid JSON ({_reason(error)}); fix or remove the line"))
                 continue
             yield from _object_row(place, item, on_bad, may_have_surrogates=bool(_SURROGATE_ESCAPE.search(line)))
 
 
 def _json(text: str) -> Any:
-    """Decoded JSON. Raises ValueError or RecursionError where it is none."""
-    return json.loads(text, object_pairs_hook=_table, parse_constant=_no_number)
+    """Decoded JSON. Raises ValueError or RecursionError for text that is not JSON."""
+    return json.loads(text, object_pairs_hook=_table, parse_constant=_refuse_constant)
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
     return table
 
 
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number")
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number")
 
 
 def _reason(error: Exception) -> str:
@@ -214,12 +241,12 @@ def _too_deep(item: Any) -> bool:
 
 def _object_row(place: str, item: Any, on_bad: OnBad, may_have_surrogates: bool = True) -> Iterator[Row]:
     if not isinstance(item, dict):
-        found = type(item).__name__
-        on_bad(UserError(f"{place}: a row must be an object {{...}}, found {found}; mend or remove it"))
+        kind = type(item).__name__
+        on_bad(UserError(f"{place}: a row must be an object {{...}}, found {kind}; fix or remove it"))
     elif _too_deep(item):
-        on_bad(UserError(f"{place}: more than {_DEEPEST} lists or tables inside each other; mend or remove the row"))
+        on_bad(UserError(f"{place}: lists or tables are nested more than {_DEEPEST} deep; fix or remove the row"))
     elif may_have_surrogates and re.search("[\ud800-\udfff]", json.dumps(item, ensure_ascii=False)):
-        on_bad(UserError(f"{place}: half a character (a lone \\ud800-\\udfff escape); mend or remove the row"))
+        on_bad(UserError(f"{place}: half a character (an unpaired \\ud800-\\udfff escape); fix or remove the row"))
     else:
         yield Row(place, item)
 
@@ -227,7 +254,7 @@ def _object_row(place: str, item: Any, on_bad: OnBad, may_have_surrogates: bool 
 def _table_rows(path: str, kind: str, numbered: bool, on_bad: OnBad) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the module's 128 KiB is less than one long document
     lines = (text + "\n" for _, text in _lines(path, on_bad))
-    # Two calls because a dialect in variables would hide the one difference: TSV knows no quotes.
+    # Two calls, because a dialect in variables would hide the one difference: TSV has no quoting.
     table = (
         csv.reader(lines, strict=True) if kind == ".csv" else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     )
@@ -240,20 +267,20 @@ def _table_rows(path: str, kind: str, numbered: bool, on_bad: OnBad) -> Iterator
             return
         except csv.Error as error:
             if str(error) == "unexpected end of data":
-                raise UserError(f"{place}: a quote is opened here and never closed; mend the file") from None
-            on_bad(UserError(f"{place}: no valid {kind} ({error}); mend the quotes or remove the row"))
+                raise UserError(f"{place}: a quote is opened here and never closed; fix the file") from None
+            on_bad(UserError(f"{place}: not valid {kind} ({error}); fix the quotes or remove the row"))
             continue
         if header is None:
             header = [str(column) for column in range(len(cells))] if numbered else cells
             if twice := sorted({name for name in header if header.count(name) > 1}):
-                raise UserError(f"{place}: the column {twice[0]!r} stands twice; rename one of them")
+                raise UserError(f"{place}: the column {twice[0]!r} occurs twice; rename one of them")
             if not numbered:
                 continue
         if len(cells) == len(header):
             yield Row(place, dict(zip(header, cells, strict=True)))
         elif cells:
-            found = f"{len(cells)} columns where the first line has {len(header)}"
-            on_bad(UserError(f"{place}: {found}; mend or remove the row"))
+            counts = f"{len(cells)} columns where the first line has {len(header)}"
+            on_bad(UserError(f"{place}: {counts}; fix or remove the row"))
 
 
 def _parquet_rows(path: str) -> Iterator[Row]:

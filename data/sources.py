@@ -1,19 +1,20 @@
-"""Sources: where raw rows come from, before anybody asks what they mean.
+"""Sources: where raw rows come from, before they are interpreted.
 
 A source is local files (`path`), a data set on the Hugging Face hub pinned to a revision (`hub`), or the Village
-(`village`). `rows` reads any of them as a stream of `Row(place, fields)`; `place` (`file.jsonl:17`) is what every
-later complaint about the row begins with. `start` and `limit` count the rows that could be read, over all files of
-the source together. How each kind of file is read: `gptlife.data.readers`.
+(`village`). `rows` reads any of them as a stream of `Row(place, fields)`; every later error about the row begins with
+its `place` (`file.jsonl:17`). `start` and `limit` count the rows that could be read, over all files of the source
+together. `load` converts and mixes the rows of several sources. `gptlife.data.readers` reads each kind of file.
 
-Left out: remote URLs (fetch first, or use `hub`), and shuffling, which is the business of who trains.
+Left out: remote URLs (download first, or use `hub`), and shuffling, which the training loop does.
 """
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,6 +27,9 @@ from gptlife.data.readers import ENDINGS, OnBad, Row, ending_of, read_file, refu
 from gptlife.data.village import VillageSource
 
 T = TypeVar("T")
+FieldMap = Mapping[str, str] | None
+"""Our field name -> the row's; None: the row has our names."""
+_log = logging.getLogger(__name__)
 
 
 class Source(Config):
@@ -46,31 +50,30 @@ class Source(Config):
     fields: dict[str, str] | None = None
     """Our field name -> the row's (`a.b` reaches into a table). When given, only these fields are read."""
     start: int = Field(0, ge=0)
-    """Rows passed over at the beginning."""
+    """Rows skipped at the beginning."""
     limit: int | None = Field(None, ge=1)
-    """Rows taken; all if none is given."""
+    """Rows taken; all by default."""
     weight: float = Field(1.0, gt=0)
     """Share of the rows in a mix of several sources (see `mix`)."""
     bad_rows: Literal["refuse", "skip"] = "refuse"
-    """What a row that can't be used does: stop with its place, or be counted and left out."""
+    """What to do with a row that can't be used: stop with its place, or skip and count it."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
         given = [name for name in ("path", "hub", "village") if getattr(self, name) is not None]
         if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of path, hub, village (found {found})")
+            raise ValueError(f"give exactly one of path, hub, village (found {' and '.join(given) or 'none'})")
         if self.path == [] or self.path == "":
             raise ValueError("path is empty; name a file or a pattern")
         if self.hub is not None and (self.revision or "main") in ("main", "master", "HEAD"):
-            found = self.revision or "nothing"
-            raise ValueError(f"hub needs a `revision` that stays (a commit hash or tag), found {found}")
+            given_revision = self.revision or "nothing"
+            raise ValueError(f"hub needs a fixed `revision` (a commit hash or tag), found {given_revision}")
         if self.hub is None and (self.revision or self.name or self.split != "train"):
             raise ValueError("revision, name and split belong to `hub`; remove them")
         return self
 
     def identity(self, hash_file: HashFile) -> dict[str, Any]:
-        """What the rows depend on: file contents and endings (not paths), or a revision, or the Village's fields.
+        """What the rows depend on: file contents and endings (not paths), a revision, or the Village's fields.
 
         Raises:
             UserError: where a file is missing (see `files`).
@@ -140,6 +143,50 @@ def mix(streams: Sequence[Iterator[T]], weights: Sequence[float], seed: int) -> 
         yield item
 
 
+def load(data: Sequence[Source], convert: Callable[[Row, FieldMap], T], seed: int) -> Iterator[T]:
+    """All rows of all sources, converted and mixed, lazily. `convert` gets each row and its source's `fields`.
+
+    Raises:
+        UserError: a row can't be read or converted (with `bad_rows: refuse`), or no rows are left.
+    """
+    skipped, count = _Skipped(), 0
+    streams = [_converted(source, convert, skipped if source.bad_rows == "skip" else refuse) for source in data]
+    for item in mix(streams, [source.weight for source in data], seed):
+        count += 1
+        yield item
+    if skipped.count:
+        _log.warning(skipped.summary())
+    if not count:
+        reason = f"; {skipped.summary()}" if skipped.count else "; check `start` and the files"
+        raise UserError(f"data: no rows left{reason}")
+
+
+class _Skipped:
+    """Counts the bad rows that a source's `bad_rows: skip` lets pass, and keeps the first few for the log."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def __call__(self, error: UserError) -> None:
+        self.count += 1
+        if len(self.first) < 3:
+            self.first.append(str(error))
+
+    def summary(self) -> str:
+        return f"{self.count} bad rows skipped, the first: {' | '.join(self.first)}"
+
+
+def _converted(source: Source, convert: Callable[[Row, FieldMap], T], on_bad: OnBad) -> Iterator[T]:
+    for row in rows(source, on_bad):
+        try:
+            item = convert(row, source.fields)
+        except UserError as error:
+            on_bad(error)
+        else:
+            yield item
+
+
 def _all_rows(source: Source, on_bad: OnBad) -> Iterator[Row]:
     if source.village is not None:
         for index, fields in enumerate(village_world.rows(source.village)):
@@ -147,7 +194,7 @@ def _all_rows(source: Source, on_bad: OnBad) -> Iterator[Row]:
     elif source.hub is not None:
         yield from _hub_rows(source)
     else:
-        # All paths are checked before the first row is read: a typo in the last one must not show hours later.
+        # All paths are checked before the first row is read: a typo in the last one must show at once, not hours later.
         numbered = any(column.isdigit() for column in (source.fields or {}).values())
         for path in files(source):
             yield from read_file(path, numbered, on_bad)
@@ -159,7 +206,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     place = f"{source.hub}@{source.revision} [{source.split}]"
     try:
         table = datasets.load_dataset(source.hub, source.name, split=source.split, revision=source.revision)
-    except Exception as error:  # the hub's clients raise dozens of types; all mean that the user must look here
+    except Exception as error:  # the hub's clients raise dozens of types; the user must look here for all of them
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{place}: can't be loaded ({reason}); check id, name, split, revision, network") from None
     for index, fields in enumerate(table):
@@ -168,10 +215,10 @@ def _hub_rows(source: Source) -> Iterator[Row]:
 
 def _expand(pattern: str) -> list[str]:
     is_pattern = not os.path.exists(pattern) and glob.has_magic(pattern)
-    found = sorted(glob.glob(pattern, recursive=True)) if is_pattern else [pattern]
-    if not found:
+    paths = sorted(glob.glob(pattern, recursive=True)) if is_pattern else [pattern]
+    if not paths:
         raise UserError(f"{pattern}: no file matches this pattern; correct it, or put the files there")
-    for path in found:
+    for path in paths:
         if os.path.isdir(path):
             raise UserError(f"{path}: is a folder; give a pattern, e.g. {os.path.join(path, '*.jsonl')}")
         if not os.path.exists(path):
@@ -180,4 +227,25 @@ def _expand(pattern: str) -> list[str]:
             raise UserError(f"{path}: unknown ending; known are {', '.join(ENDINGS)}")
         if os.path.getsize(path) == 0:
             raise UserError(f"{path}: the file is empty; fill it or leave it out")
-    return found
+    return paths
+
+
+def described(identity: Mapping[str, Any]) -> str:
+    """A source's identity in words (Markdown): what was read, which rows of it, and its weight in a mix."""
+    if village := identity.get("village"):
+        fields = ", ".join(f"{name} {value}" for name, value in village.items() if name != "part")
+        text = f"the Village's {village.get('part')} ({fields})"
+    elif hub := identity.get("hub"):
+        name, revision, subset, split = hub
+        text = f"{_code(name)} at {_code(revision)}, {'' if subset is None else f'{subset}, '}split {split}"
+    else:
+        files = identity.get("files") or []
+        text = "files of sha256 " + ", ".join(_code(str(digest)[:16]) for _, digest in files)
+    start, limit = identity.get("start") or 0, identity.get("limit")
+    rows = f"; rows from {start + 1}" + (f" to {start + limit}" if limit else "") if start or limit else ""
+    weight = f"; weight {identity['weight']:g}" if identity.get("weight", 1.0) != 1.0 else ""
+    return text + rows + weight
+
+
+def _code(text: Any) -> str:
+    return f"`{str(text).replace('`', '')}`"

@@ -1,4 +1,4 @@
-"""Splits: rows held aside from those that are trained on."""
+"""Splits: rows held out from training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from gptlife.data.errors import UserError
 
 
 def split(rows: list[Any], share: float, place: str) -> tuple[list[Any], list[Any]]:
-    """The rows without the last `share` of them, and that share.
+    """The rows without the last `share` of them, and those last rows. `place` begins an error's text.
 
     Raises:
-        UserError: when either part would be empty.
+        UserError: either part would be empty.
     """
     held = round(len(rows) * share)
     if not 0 < held < len(rows):

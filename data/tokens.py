@@ -6,14 +6,14 @@ and answers; padding is a token of its own, so that a mask is never guessed from
 
     <|user|>question<|assistant|>answer<|endoftext|><|user|>...
 
-with the answer and its end inside `{% generation %}`: those are the positions of the loss.
+with the answer and its end token inside `{% generation %}`: the positions of the loss.
 
-Control tokens come from the template only. A text that contains "<|assistant|>" is encoded as those characters; else
-whoever writes a prompt could speak in the assistant's name. `transformers` encodes whatever a rendered chat contains,
+Control tokens come from the template only. A text that contains "<|assistant|>" is encoded as those characters;
+otherwise the writer of a prompt could speak as the assistant. `transformers` encodes whatever a rendered chat contains,
 so such contents are marked before rendering and encoded piece by piece afterwards. This covers all tokens that a
 tokenizer marks as special.
 
-All functions but `train_tokenizer` serve any fast Hugging Face tokenizer. Left out: tool calls and images.
+All functions except `train_tokenizer` work with any fast Hugging Face tokenizer. Left out: tool calls and images.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.errors import UserError
+from gptlife.data.turns import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -45,7 +46,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-Messages = list[dict[str, str]]
 Span = tuple[int, int]
 
 
@@ -84,7 +84,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a text: no special tokens added, and those that it spells stay text."""
+    """Ids of a text. No special tokens are added, and those that it spells stay text."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
 
 
@@ -92,13 +92,13 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     """`encode_text` of many texts in one call, on all cores."""
     if not texts:
         return []
-    # `verbose=False`: whoever asked for ids of a long text needs no warning that it is longer than the model.
+    # `verbose=False`: no warning that a text is longer than the model's limit; the caller cuts or packs it.
     options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **options)["input_ids"]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Ids of a prompt up to the place where the assistant begins to speak.
+    """Ids of a prompt, up to and including the header of the assistant's turn.
 
     Raises:
         UserError: the tokenizer has no chat template, or its template refuses the messages.
@@ -116,11 +116,11 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, ended: bool) 
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation, and which of them the assistant says (its answers and their end tokens).
+    """Ids of a conversation, and for each whether the assistant says it (its answers and their end tokens).
 
-    The mask comes from the template's `{% generation %}` where it has one. Otherwise each answer is what the rendered
-    text gains from "prompt with the assistant's header" to "prompt with answer", which needs a template whose text for
-    the first turns is a prefix of its text for all; white space after the answer's end token is not counted.
+    The mask comes from the template's `{% generation %}` if it has one. Otherwise each answer is what the rendered text
+    gains from "prompt with the assistant's header" to "prompt with answer". That needs a template whose text for the
+    first turns is a prefix of its text for all; white space after the answer's end token is not counted.
 
     Raises:
         UserError: no chat template, or one that refuses the messages, or one without that property.
@@ -136,9 +136,9 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex sha256 of what makes a tokenizer's ids: vocabulary, merges, splits, special tokens, chat template.
+    """Hex sha256 of what determines a tokenizer's ids: vocabulary, merges, splits, special tokens, chat template.
 
-    Equal hashes mean equal ids for every text and chat; padding side and maximum length don't enter.
+    Equal hashes mean equal ids for every text and chat; padding side and maximum length don't count.
     """
     model = json.loads(_fast(tokenizer).backend_tokenizer.to_str())
     del model["padding"], model["truncation"]  # state of the last call, not of the tokenizer
@@ -194,7 +194,7 @@ def _refused(messages: Messages, error: Exception) -> UserError:
 
 
 def _spans_by_prefix(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str) -> list[Span]:
-    """Character spans of the answers, from renderings of ever longer parts of the chat."""
+    """Character spans of the answers, from renderings of longer and longer parts of the chat."""
     spans = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -211,8 +211,8 @@ def _spans_by_prefix(tokenizer: PreTrainedTokenizerBase, messages: Messages, tex
 
 
 def _end_of_answer(tokenizer: PreTrainedTokenizerBase, text: str, begin: int) -> int:
-    """End of the answer's last control token if only white space follows it, else of the text."""
-    ends = [found.end() for found in _control_pattern(tokenizer).finditer(text, begin)]
+    """End of the answer's last control token if only white space follows it, else the end of the text."""
+    ends = [control.end() for control in _control_pattern(tokenizer).finditer(text, begin)]
     return ends[-1] if ends and not text[ends[-1] :].strip() else len(text)
 
 
@@ -229,7 +229,7 @@ def _pattern_of(tokenizer: PreTrainedTokenizerBase, size: int) -> re.Pattern[str
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[Messages, str]:
-    """The messages with a mark inside each special token that they spell, and the mark ("" if there was none)."""
+    """The messages with a mark inside each special token that they spell, and the mark ("" if they spell none)."""
     pattern = _control_pattern(tokenizer)
     contents = "".join(message["content"] for message in messages)
     if not pattern.search(contents):
@@ -237,30 +237,30 @@ def _mark(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[Messa
     # A private-use character that the text does not contain; it never reaches the ids.
     mark = next(char for char in map(chr, range(0xE000, 0xF900)) if char not in contents)
     broken = [
-        {**message, "content": pattern.sub(lambda found: mark.join(found[0]), message["content"])}
+        {**message, "content": pattern.sub(lambda spelled: mark.join(spelled[0]), message["content"])}
         for message in messages
     ]
     return broken, mark
 
 
 def _encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str, mark: str) -> tuple[list[int], list[int]]:
-    """(ids, where in `text` each begins) of a rendered chat; marked special tokens are encoded as text."""
+    """(ids, start of each in `text`) of a rendered chat; marked special tokens are encoded as text."""
     if not mark:
-        found = _fast(tokenizer)(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(found["input_ids"]), [begin for begin, _ in found["offset_mapping"]]
+        encoded = _fast(tokenizer)(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(encoded["input_ids"]), [begin for begin, _ in encoded["offset_mapping"]]
     ids: list[int] = []
     starts: list[int] = []
-    place = 0
+    piece_start = 0
     for control in [*_control_pattern(tokenizer).finditer(text), None]:
-        piece = text[place : control.start() if control else len(text)]
-        kept = [place + index for index, char in enumerate(piece) if char != mark]
-        found = _encode_piece(tokenizer, piece.replace(mark, ""))
-        ids += found["input_ids"]
-        starts += [kept[min(begin, len(kept) - 1)] for begin, _ in found["offset_mapping"]]
+        piece = text[piece_start : control.start() if control else len(text)]
+        kept = [piece_start + index for index, char in enumerate(piece) if char != mark]
+        encoded = _encode_piece(tokenizer, piece.replace(mark, ""))
+        ids += encoded["input_ids"]
+        starts += [kept[min(begin, len(kept) - 1)] for begin, _ in encoded["offset_mapping"]]
         if control:
             ids.append(_fast(tokenizer).convert_tokens_to_ids(control[0]))
             starts.append(control.start())
-            place = control.end()
+            piece_start = control.end()
     return ids, starts
 
 

@@ -1,4 +1,4 @@
-"""YAML as tables of fields: strict reading, and overrides by dotted names."""
+"""YAML as tables of fields: strict decoding, and overrides by dotted names."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import yaml
 from gptlife.data.errors import UserError
 
 _LARGEST = 1_000_000
-"""Values in one YAML file: far more than any recipe has, far fewer than ten lines of aliases can make."""
+"""Most values in one YAML file: far more than any recipe has, far fewer than ten lines of aliases can make."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (plain YAML keeps the last one without a word)."""
+    """Safe YAML that refuses a key given twice (plain YAML silently keeps the last one)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            # Merges are refused: lists of them grow tenfold per line, before any value could be counted.
+            merges = key_node.tag == "tag:yaml.org,2002:merge"
+            key = "<<" if merges else self.construct_object(key_node, deep=True)
             fault = None
-            if not isinstance(key, (str, int, float, bool)):
+            if merges:
+                fault = "'<<' can't be used to merge tables"
+            elif not isinstance(key, (str, int, float, bool)):
                 fault = f"{type(key).__name__} can't be a name"
-            elif key in seen and key != "<<":
+            elif key in seen:
                 fault = f"'{key}' is given twice"
             if fault:
                 raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
@@ -32,7 +36,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads `1e-4` as a string; everybody who writes a learning rate means a number.
+# YAML 1.1 reads `1e-4` as a string, but in a config it is always meant as a number.
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
@@ -43,44 +47,42 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Decode YAML text, by the safe loader.
+    """Decode YAML text with the safe loader.
 
     Raises:
-        UserError: with file and line where the text is no YAML or has a key twice, and where aliases make it too large.
+        UserError: the text is not YAML or has a key twice (with file and line), or its aliases make it too large.
     """
     try:
-        found = yaml.load(text, _UniqueKeyLoader)
-        if _size(found, {}) > _LARGEST:
-            raise UserError(
-                f"{where}: more than {_LARGEST:,} values once its aliases are written out; write it plainly"
-            )
-        return found
+        value = yaml.load(text, _UniqueKeyLoader)
+        if _size(value, {}) > _LARGEST:
+            raise UserError(f"{where}: more than {_LARGEST:,} values with its aliases expanded; write it without them")
+        return value
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{where}{line}: {error.problem or error.context}; mend the YAML there") from None
+        raise UserError(f"{where}{line}: {error.problem or error.context}; fix the YAML there") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: no valid YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{where}: not valid YAML ({str(error).splitlines()[0]}); fix it") from None
     except RecursionError:
-        raise UserError(f"{where}: nested too deeply, or inside itself; write it plainly") from None
-    except (ValueError, OverflowError) as error:  # a date that is none, say
+        raise UserError(f"{where}: nested too deeply, or an alias contains itself; simplify it") from None
+    except (ValueError, OverflowError) as error:  # an impossible date, say
         raise UserError(f"{where}: a value can't be read ({str(error).splitlines()[0]}); put it in quotes") from None
 
 
-def _size(value: Any, known: dict[int, int]) -> int:
-    """Values in a decoded YAML, with what aliases share counted as often as it stands there."""
+def _size(value: Any, size_of: dict[int, int]) -> int:
+    """Values in a decoded YAML; what aliases share is counted at each use. `size_of` keeps the size of each object."""
     if not isinstance(value, (dict, list)):
         return 1
-    if id(value) not in known:
+    if id(value) not in size_of:
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
-    return known[id(value)]
+        size_of[id(value)] = 1 + sum(_size(part, size_of) for part in parts)
+    return size_of[id(value)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML table from a file.
 
     Raises:
-        UserError: when it is missing, empty, not UTF-8, or no table.
+        UserError: the file is missing, empty, not UTF-8, or not a table.
     """
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -97,7 +99,7 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     """A copy of `raw` with every `a.b=value` set; values are read as YAML (`1e-4`, `true`, `[1, 2]`).
 
     Raises:
-        UserError: where an override has no `=` or goes through something that is no table.
+        UserError: an override has no `=`, or its path goes through a value that is not a table.
     """
     result = copied(raw)
     for override in overrides:
@@ -109,19 +111,19 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
 
 
 def put(table: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Set the field at a dotted path inside nested tables, making those that are not there.
+    """Set the field at a dotted path inside nested tables, and add the tables that are missing.
 
     Raises:
-        UserError: when the path goes through something that is no table.
+        UserError: the path goes through a value that is not a table.
     """
     *parents, last = path.split(".")
     for part in parents:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise UserError(f"{where}: '{part}' is no table, so it has no field '{last}'")
+            raise UserError(f"{where}: '{part}' is not a table, so it has no field '{last}'")
     table[last] = value
 
 
 def copied(value: Any) -> Any:
-    """A copy of nested tables; what is no table is shared."""
+    """A copy of nested tables; values other than tables are shared."""
     return {key: copied(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,26 +1,26 @@
 """The steps of one recipe, in an order in which each comes after what it reads.
 
-A table is named after a step of the lifecycle, or it is a step of the recipe's own: then it says like which one.
+A table is named after a step of the lifecycle, or it adds a step and says which one that is `like`.
 
-    ppo_plain: {like: ppo, pretraining: null}                     # a branch: the same fields but for these
+    ppo_plain: {like: ppo, pretraining: null}                     # a branch: the same fields except these
     pretrain_small: {like: pretrain, architecture.fields.hidden_size: 64}        # a dotted name goes inside
-    comparisons_2: {like: comparisons, inputs: {policy: ppo}}     # another round: what it reads instead
-    evaluation: {inputs: {plain: ppo_plain, ppo: null}}           # one more input, and one less
+    comparisons_2: {like: comparisons, inputs: {policy: ppo}}     # another round, with another input
+    evaluation: {inputs: {plain: ppo_plain, ppo: null}}           # one input more, one less
 
-Fields beside `like` replace the other step's, `inputs` changes its wiring, and both can be chained.
+Fields besides `like` replace the other step's, `inputs` changes its wiring, and a step can be `like` one that is `like`
+a third.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.yaml_tables import copied, put
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.lifecycle import Step
+from gptlife.pipelines.lifecycle import Step
 
 LIKE, INPUTS = "like", "inputs"
 
@@ -32,71 +32,74 @@ def chain(tables: Mapping[str, Any], steps: Sequence[Step], where: str) -> list[
         UserError: for a step that is unknown, an input that the stage does not take, or steps that read each other.
     """
     defaults = {step.name: step for step in steps}
-    found: dict[str, tuple[Step, Any]] = {}
+    resolved: dict[str, tuple[Step, Any]] = {}
     for name in [*(name for name in defaults if name in tables), *(name for name in tables if name not in defaults)]:
         if tables[name] is not None:
-            found[name] = _resolved(name, tables, defaults, where, ())
-    for step, _ in found.values():
+            resolved[name] = _resolved(name, tables, defaults, where, ())
+    for step, _ in resolved.values():
         _refuse_bad_inputs(step, tables, defaults, where)
-    return _ordered(found, where)
+    return _ordered(resolved, where)
 
 
 def _resolved(
     name: str, tables: Mapping[str, Any], defaults: Mapping[str, Step], where: str, via: tuple[str, ...]
 ) -> tuple[Step, Any]:
-    """A step and its own fields laid over those of the step that it is like."""
-    place, table = f"{where}: {name}", tables.get(name)
+    """A step, and its fields laid over those of the step that it is `like`."""
+    here, table = f"{where}: {name}", tables.get(name)
     if not isinstance(table, dict):
-        if name in defaults and table is None:  # left out itself, but a fine pattern
+        if name in defaults and table is None:  # left out of the chain, but others may be like it
             return defaults[name], {}
-        raise UserError(f"{place}: expected a table of fields, found {table!r}")
+        raise UserError(f"{here}: expected a table of fields, found {table!r}")
     if LIKE not in table and name not in defaults:
-        raise UserError(f"{place}: is no step of the lifecycle, and does not say which one it is `like`")
-    own, fields = dict(table), dict[str, Any]()
-    pattern = own.pop(LIKE, None)
+        raise UserError(f"{here}: not a step of the lifecycle; say which one it is `like`")
+    changes, fields = dict(table), dict[str, Any]()
+    pattern = changes.pop(LIKE, None)
     if pattern is None:
         step = defaults[name]
     else:
         if pattern in (*via, name):
-            raise UserError(f"{place}.like: goes round in a circle ({' -> '.join([*via, name, pattern])})")
+            raise UserError(f"{here}.like: circular ({' -> '.join([*via, name, pattern])})")
         if not isinstance(pattern, str) or (pattern not in defaults and pattern not in tables):
             hint = suggest(str(pattern), [*defaults, *tables])
-            raise UserError(f"{place}.like: no step '{pattern}'{hint}")
+            raise UserError(f"{here}.like: no step '{pattern}'{hint}")
         step, fields = _resolved(pattern, tables, defaults, where, (*via, name))
-        step, fields = replace(step, name=name), {} if "adopt" in {**fields, **own} else copied(fields)
-    inputs = own.pop(INPUTS, None) or {}
+        step, fields = replace(step, name=name), {} if "adopt" in {**fields, **changes} else copied(fields)
+    inputs = changes.pop(INPUTS, None) or {}
     if not isinstance(inputs, dict):
-        raise UserError(f"{place}.inputs: expected a table input: step, found {inputs!r}")
+        raise UserError(f"{here}.inputs: expected a table input: step, found {inputs!r}")
     wired = {key: value for key, value in {**step.inputs, **inputs}.items() if value is not None}
-    for field, value in own.items():
-        put(fields, str(field), value, f"{place}.{field}")
-    return replace(step, inputs=wired), fields
+    for field, value in changes.items():
+        put(fields, str(field), value, f"{here}.{field}")
+    # What a recipe wires to an open stage is meant to be there.
+    return replace(step, inputs=wired, droppable=step.droppable - ({*inputs} - {*step.stage.optional})), fields
 
 
 def _refuse_bad_inputs(step: Step, tables: Mapping[str, Any], defaults: Mapping[str, Step], where: str) -> None:
     for name, upstream in step.inputs.items():
-        place = f"{where}: {step.name}.inputs.{name}"
+        here = f"{where}: {step.name}.inputs.{name}"
         if not step.stage.takes(str(name)):
-            known = [*step.stage.inputs, *step.stage.optional]
-            raise UserError(f"{place}: {step.stage.name} has no such input{suggest(str(name), known)}")
+            takes = [*step.stage.inputs, *step.stage.optional]
+            raise UserError(f"{here}: {step.stage.name} has no such input{suggest(str(name), takes)}")
         if upstream not in tables and upstream not in defaults:
-            raise UserError(f"{place}: no step '{upstream}'{suggest(str(upstream), [*tables, *defaults])}")
+            raise UserError(f"{here}: no step '{upstream}'{suggest(str(upstream), [*tables, *defaults])}")
 
 
-def _ordered(found: dict[str, tuple[Step, Any]], where: str) -> list[tuple[Step, Any]]:
-    """Steps after what they read; otherwise in the order they came."""
-    placed: dict[str, tuple[Step, Any]] = {}
-    while len(placed) < len(found):
-        ready = next(
-            (
-                name
-                for name, (step, _) in found.items()
-                if name not in placed and all(up in placed or up not in found for up in step.inputs.values())
-            ),
-            None,
-        )
-        if ready is None:
-            left = [name for name in found if name not in placed]
-            raise UserError(f"{where}: {', '.join(left)} read each other's outputs; mend their `inputs`")
-        placed[ready] = found[ready]
-    return list(placed.values())
+def _ordered(steps: dict[str, tuple[Step, Any]], where: str) -> list[tuple[Step, Any]]:
+    """Steps after what they read; of those that could come next, the one that was given first."""
+    rank = {name: index for index, name in enumerate(steps)}
+    reads = {name: [up for up in step.inputs.values() if up in steps] for name, (step, _) in steps.items()}
+    sorter = TopologicalSorter(reads)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise UserError(f"{where}: steps read each other's outputs ({circle}); fix their `inputs`") from None
+    ordered: list[tuple[Step, Any]] = []
+    ready: set[str] = set()
+    while sorter.is_active():
+        ready.update(sorter.get_ready())
+        name = min(ready, key=rank.__getitem__)
+        ready.remove(name)
+        sorter.done(name)
+        ordered.append(steps[name])
+    return ordered

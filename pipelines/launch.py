@@ -1,7 +1,7 @@
-"""Start one step of a plan: check what is done, fetch what is adopted, give the command that makes the rest.
+"""Start one step of a plan: check one that is done, fetch one that is adopted, give the command of any other.
 
 The command is the one that a person types, `python -m gptlife.stages.X --config stage.yaml`, with the recipe's launcher
-in front. What a stage reads, writes, resumes and locks is its own affair (stages/runtime/stage.py).
+in front. Reading, writing, resuming and locking is done by the stage (stages/runtime/stage.py).
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from gptlife.pipelines.planner import Planned, address_now
 from gptlife.pipelines.recipe import Adopted
 from gptlife.pipelines.store import Store
 from gptlife.stages.runtime import artifact, trust
+from gptlife.stages.runtime.provenance import versions
 
 _OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "*.gguf", "*.mlmodel", "coreml/*", "onnx/*"]
 _NOT_FETCHED = [*_OTHER_WEIGHTS, *trust.PICKLED]
 
 
 def look_for_launchers(wanted: Sequence[Planned]) -> None:
-    """See that every launcher is a program, before anything is started.
+    """Check that every launcher is a program, before anything is started.
 
     Raises:
-        UserError: naming the first that is none.
+        UserError: naming the first that is not.
     """
     for step in wanted:
         if step.launcher and step.state != "done" and shutil.which(step.launcher[0]) is None:
-            raise UserError(f"{step.name}: launcher '{step.launcher[0]}' is no program here; mend `launcher`")
+            raise UserError(f"{step.name}: launcher '{step.launcher[0]}' not found on PATH; fix `launcher`")
 
 
 def begin(step: Planned, store: Store, note: str = "") -> list[str] | None:
-    """Check a step that is done, fetch an adopted one, or give the command that makes it; says which on stdout.
+    """Check a step that is done, fetch an adopted one, or return the command that runs it; prints which.
 
-    `note` ends the line about a step that has a command.
+    `note` ends the printed line of a step that has a command.
 
     Raises:
         UserError: for a damaged output, data that changed since the plan was made, or a model that can't be fetched.
@@ -46,7 +47,7 @@ def begin(step: Planned, store: Store, note: str = "") -> list[str] | None:
     if step.state == "done":
         if not step.external:
             store.check(step.path, step.name)
-        say(step.name, f"done      {_place(step)}")
+        say(step.name, f"done      {_described(step)}")
         return None
     if address_now(step, store.hash_file) != step.address:
         raise UserError(f"{step.name}: its data changed since the plan was made; run the same command again")
@@ -74,7 +75,7 @@ def command(step: Planned, store: Store) -> list[str]:
 
 
 def complaint(step: Planned, code: int, messages: str = "above") -> str:
-    """Why a stage that ended with `code` made nothing; `messages` says where its own words are."""
+    """Why a stage that ended with `code` made no output; `messages` says where its messages are."""
     if code == 0:
         problem = f"ended without an output at {step.path}; check the launcher"
     elif code == -signal.SIGKILL:
@@ -88,10 +89,10 @@ def complaint(step: Planned, code: int, messages: str = "above") -> str:
 
 
 def fetch(step: Planned) -> None:
-    """Download an adopted hub model into the store, complete as any other output.
+    """Download an adopted hub model into the store, as complete as any other output.
 
     Raises:
-        UserError: when the hub does not give all of it.
+        UserError: when a file of it can't be downloaded.
     """
     assert step.adopted is not None
     note = {"stage": step.name, "adopted": str(step.adopted)}
@@ -101,22 +102,22 @@ def fetch(step: Planned) -> None:
         partial = artifact.begin(step.path, {**note, "identity": note})
         try:
             commit = _download(step.adopted, partial)
-        except Exception as error:  # of the hub, its cache, or whatever HTTP library it uses this year
+        except Exception as error:  # of the hub, its cache or its HTTP library
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{step.name}: {step.adopted} can't be fetched ({reason}); check id, revision and network, "
                 "or adopt a local directory"
             ) from None
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-        made = {"address": step.address, "hub_commit": commit, "inputs": {}, "versions": artifact.versions()}
+        made = {"address": step.address, "hub_commit": commit, "inputs": {}, "versions": versions()}
         artifact.commit(partial, step.path, {**note, **made})
 
 
 def _download(adopted: Adopted, partial: Path) -> str | None:
-    """Fetch a repository's files; the commit they are of.
+    """Download a repository's files and return their commit.
 
-    Without a network `snapshot_download` returns what happens to lie in the directory, so the list of files and
-    their sizes is asked for first and compared afterwards.
+    Without a network `snapshot_download` returns whatever is in the directory, so the list of files and their sizes
+    is fetched first and compared afterwards.
     """
     import huggingface_hub
     from huggingface_hub.utils import filter_repo_objects
@@ -125,17 +126,17 @@ def _download(adopted: Adopted, partial: Path) -> str | None:
     info = huggingface_hub.HfApi().model_info(adopted.hub, revision=adopted.revision, files_metadata=True)
     sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
     if trust.only_pickled(sizes):
-        raise OSError("its weights are pickles alone, which can run anything, and none is in safetensors")
+        raise OSError("its weights are only pickles, which can run any code; none are in safetensors")
     huggingface_hub.snapshot_download(
         adopted.hub, revision=adopted.revision, local_dir=partial, ignore_patterns=_NOT_FETCHED
     )
     for name in filter_repo_objects(sizes, ignore_patterns=_NOT_FETCHED):
         if not (partial / name).is_file() or (partial / name).stat().st_size != sizes[name]:
-            raise OSError(f"{name} did not arrive whole")
+            raise OSError(f"{name} did not arrive complete")
     return info.sha
 
 
-def _place(step: Planned) -> str:
+def _described(step: Planned) -> str:
     return f"{step.address}  (adopted: {step.adopted})" if step.adopted else step.address
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gptlife.stages import best_of_n, comparisons, dpo, evaluation, ppo, pretrain, reward_model, rloo, sft, tokenizer
+from gptlife.stages import (
+    best_of_n,
+    comparisons,
+    dpo,
+    evaluation,
+    kto,
+    ppo,
+    pretrain,
+    reward_model,
+    rloo,
+    sft,
+    tokenizer,
+)
 from gptlife.stages.runtime.stage import Stage
 
 
@@ -17,14 +30,28 @@ class Step:
     stage: Stage
     module: str
     inputs: dict[str, str] = field(default_factory=dict)
+    droppable: frozenset[str] = frozenset()
+    """Inputs that go when the recipe leaves their step out: those that the stage can do without, and what the
+    lifecycle wires to an open stage beyond its required inputs. What a recipe wires itself must be there."""
 
 
 def step(stage: Stage, **inputs: str) -> Step:
     """Wire `stage`: input name = name of the step whose output it reads."""
-    return Step(stage.name, stage, stage.run.__module__, inputs)
+    extra = {*inputs} - {*stage.inputs} if stage.open else set()
+    return Step(stage.name, stage, stage.run.__module__, inputs, frozenset({*stage.optional, *extra}))
 
 
-LIFECYCLE = (
+def with_candidates(stage: Stage, steps: Sequence[Step], **inputs: str) -> Step:
+    """`stage` wired to every step whose output can answer, under the step's name (a base model's: `base`)."""
+    named = {"base" if each.stage.family == "base" else each.name: each for each in steps}
+    answering = {name: each.name for name, each in named.items() if each.stage.family in ANSWERING}
+    return step(stage, **answering, **inputs)
+
+
+ANSWERING = ("base", "chat", "online", "preference", "answers")
+"""Families of stages whose outputs an evaluation can ask, or take answers from."""
+
+MAKING = (
     step(tokenizer.STAGE),
     step(pretrain.STAGE, tokenizer="tokenizer"),
     step(sft.STAGE, base="pretrain"),
@@ -32,17 +59,12 @@ LIFECYCLE = (
     step(reward_model.STAGE, base="sft", comparisons="comparisons"),
     step(ppo.STAGE, policy="sft", reward="reward_model"),
     # PPO's rivals on the same reward model or the same rankings
-    step(best_of_n.STAGE, policy="sft", reward="reward_model"),
     step(rloo.STAGE, policy="sft", reward="reward_model"),
     step(dpo.STAGE, policy="sft", comparisons="comparisons"),
-    step(
-        evaluation.STAGE,
-        base="pretrain",
-        sft="sft",
-        ppo="ppo",
-        rloo="rloo",
-        dpo="dpo",
-        best_of_n="best_of_n",
-        reward="reward_model",
-    ),
+    step(kto.STAGE, policy="sft", comparisons="comparisons"),
+    step(best_of_n.STAGE, policy="sft", reward="reward_model"),
 )
+"""What makes models and answers, in the order of a life."""
+
+LIFECYCLE = (*MAKING, with_candidates(evaluation.STAGE, MAKING, reward="reward_model"))
+"""A new algorithm is one line in `MAKING`; evaluation takes it from there."""

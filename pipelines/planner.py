@@ -1,8 +1,8 @@
-"""From a recipe to addresses: where every output lies, known before anything has run.
+"""From a recipe to addresses: where every output will be, computed before anything has run.
 
 An output's address is `step-<12 hex digits>` of the sha256 of the canonical JSON of stage, version, config (without
-its `Execution` fields; data files by content) and the inputs' addresses: a Merkle chain, so a change re-addresses
-what lies downstream of it and nothing else. Paths, launchers and devices never enter.
+its `Execution` fields; data files by content) and the inputs' addresses: a Merkle chain, so a change gives new
+addresses to what is downstream of it and to nothing else. Paths, launchers and devices never enter.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlife.data.config import HashFile
 from gptlife.data.errors import UserError
 from gptlife.pipelines.recipe import Adopted, Recipe, Table, files_of
+from gptlife.pipelines.store import Store
 from gptlife.stages.runtime import artifact
 from gptlife.stages.runtime.stage import Stage, StageConfig
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.store import Store
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One step of a plan: what will run, and where its output lies. `config` is None where a model is adopted."""
+    """One step of a plan: what will run, and the path of its output. `config` is None where a model is adopted."""
 
     name: str
     stage: Stage
@@ -41,12 +39,12 @@ class Planned:
 
     @property
     def external(self) -> bool:
-        """Whether the output is somebody's own directory, which gptlife only reads."""
+        """Whether the output is a directory of the user's, which gptlife only reads."""
         return self.adopted is not None and self.adopted.directory is not None
 
     @property
     def state(self) -> str:
-        """`done`, `partial` or `to do`, as the disk says at this moment."""
+        """`done`, `partial` or `to do`, by what is on disk now."""
         if self.external or artifact.is_complete(self.path):
             return "done"
         return "partial" if artifact.partial_of(self.path).is_dir() else "to do"
@@ -61,10 +59,10 @@ def plan(recipe: Recipe, store: Store, hash_file: HashFile | None = None) -> lis
     done: dict[str, Planned] = {}
     try:
         for table in recipe.tables:
-            stage, place = table.step.stage, f"{recipe.where}: {table.step.name}"
+            stage, where = table.step.stage, f"{recipe.where}: {table.step.name}"
             inputs = _inputs(table, done, recipe.where)
-            address = _address(stage, table.config, table.adopted, inputs, hash_file or store.hash_file, place)
-            own = table.adopted.directory if table.adopted else None
+            address = _address(stage, table.config, table.adopted, inputs, hash_file or store.hash_file, where)
+            adopted = table.adopted.directory if table.adopted else None
             done[table.step.name] = Planned(
                 name=table.step.name,
                 stage=stage,
@@ -74,7 +72,7 @@ def plan(recipe: Recipe, store: Store, hash_file: HashFile | None = None) -> lis
                 launcher=table.launcher,
                 inputs=inputs,
                 address=address,
-                path=own or store.path(address),
+                path=adopted or store.path(address),
             )
     finally:
         store.save_hashes()
@@ -82,7 +80,7 @@ def plan(recipe: Recipe, store: Store, hash_file: HashFile | None = None) -> lis
 
 
 def address_now(planned: Planned, hash_file: HashFile) -> str:
-    """The address of a step computed again: another one when its data files changed since the plan was made."""
+    """The address of a step, computed again: it differs when its data files changed since the plan was made."""
     parts = (planned.stage, planned.config, planned.adopted, planned.inputs)
     return _address(*parts, hash_file, planned.name)
 
@@ -93,7 +91,7 @@ def _address(
     adopted: Adopted | None,
     inputs: Mapping[str, Planned],
     hash_file: HashFile,
-    place: str,
+    where: str,
 ) -> str:
     try:
         if config is None:
@@ -102,8 +100,8 @@ def _address(
             upstream = {name: planned.address for name, planned in inputs.items()}
             identity = {**stage.identity(config, hash_file), "inputs": upstream}
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
-    for path, number in _floats(identity.get("config"), place):
+        raise UserError(f"{where}: {error}") from None
+    for path, number in _floats(identity.get("config"), where):
         if not math.isfinite(number):
             raise UserError(f"{path}: {number} can't be part of an address; give a finite number")
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -111,20 +109,20 @@ def _address(
 
 
 def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, Planned]:
-    """The steps a table reads; an optional one that the recipe leaves out is dropped, and adopting reads nothing."""
+    """The steps that a table reads, without droppable ones that the recipe leaves out; an adopted step reads none."""
     if table.adopted is not None:
         return {}
     step = table.step
-    found = {}
+    inputs = {}
     for name, upstream in step.inputs.items():
         if upstream in done:
-            found[name] = done[upstream]
-        elif name not in step.stage.optional:
+            inputs[name] = done[upstream]
+        elif name not in step.droppable:
             raise UserError(
                 f"{where}: {step.name} reads {upstream} (as '{name}'), but the recipe has no table '{upstream}'; "
                 f"add it, or give `{upstream}: {{adopt: <directory or hub id@revision>}}`"
             )
-    return found
+    return inputs
 
 
 def _adopted_identity(adopted: Adopted | None, hash_file: HashFile) -> Any:
@@ -139,7 +137,7 @@ def _floats(value: Any, where: str) -> list[tuple[str, float]]:
     if isinstance(value, float):
         return [(where, value)]
     if isinstance(value, dict):
-        return [found for key, item in value.items() for found in _floats(item, f"{where}.{key}")]
+        return [each for key, item in value.items() for each in _floats(item, f"{where}.{key}")]
     if isinstance(value, list):
-        return [found for index, item in enumerate(value) for found in _floats(item, f"{where}[{index}]")]
+        return [each for index, item in enumerate(value) for each in _floats(item, f"{where}[{index}]")]
     return []

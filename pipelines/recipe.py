@@ -1,4 +1,4 @@
-"""Recipes: one YAML file for a whole life, a table a step; a step without a table is left out.
+"""Recipes: one YAML file for a whole life, one table per step; a step without a table is left out.
 
     seed: 0                                  # of every stage that sets none itself
     vars: {data: ./mine}                     # ${data} inside any string below
@@ -6,12 +6,12 @@
     trust_remote_code: false                 # whether code beside an adopted model may run
     deterministic: false                     # whether a GPU must give the same bits each time
     tokenizer: {data: "${data}/*.txt", vocab_size: 4096}
-    pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: taken from there
+    pretrain: {adopt: openai-community/gpt2@<revision>}    # not run: used as it is
     sft: {data: "${data}/chat.jsonl", launcher: torchrun --nproc_per_node 2}
-    ppo_plain: {like: ppo, pretraining: null}              # a branch of its own: see chain.py
+    ppo_plain: {like: ppo, pretraining: null}              # a branch: see chain.py
     extends: quickstart                      # another recipe, over which these tables are laid, field by field
 
-`load` decodes every table strictly, so that a misspelt field fails before anything has run.
+`load` decodes every table strictly, so that a misspelt field is refused before anything has run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError, suggest
 from gptlife.data.yaml_tables import apply_overrides, parse_yaml, put, read_yaml
 from gptlife.pipelines.chain import INPUTS, LIKE, chain
+from gptlife.pipelines.lifecycle import Step
 from gptlife.stages.runtime.stage import StageConfig
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.lifecycle import Step
 
 _OF_EVERY_STEP = ("seed", "trust_remote_code", "deterministic")
 _TOP = (*_OF_EVERY_STEP, "vars", "launcher")
@@ -42,7 +40,7 @@ _MOVING = ("main", "master", "HEAD")
 
 @dataclass(frozen=True)
 class Adopted:
-    """A model from elsewhere instead of a step's own output: a local `directory`, or a `hub` id at a `revision`."""
+    """An existing model in place of a step's output: a local `directory`, or a `hub` id at a `revision`."""
 
     directory: Path | None = None
     hub: str | None = None
@@ -102,10 +100,10 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise UserError(f"{where}: seed: expected a whole number, found {seed!r}")
     launcher = _words(raw.get("launcher"), f"{where}: launcher")
-    own = {str(key): table for key, table in raw.items() if key not in _TOP}
+    named = {str(key): table for key, table in raw.items() if key not in _TOP}
     shared = {key: raw[key] for key in _OF_EVERY_STEP if raw.get(key) is not None}
     tables = tuple(
-        _table(step, fields, shared, launcher, f"{where}: {step.name}") for step, fields in chain(own, steps, where)
+        _table(step, fields, shared, launcher, f"{where}: {step.name}") for step, fields in chain(named, steps, where)
     )
     if not tables:
         raise UserError(f"{where}: no step has a table; add at least one of: {', '.join(names)}")
@@ -113,7 +111,7 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
 
 
 def _read(source: str, via: tuple[str, ...] = ()) -> tuple[str, str, dict[str, Any]]:
-    """(name, place in errors, tables) of a recipe, laid over the one that it extends."""
+    """(name, name in errors, tables) of a recipe, laid over the one that it extends."""
     name, where, raw = _read_one(source)
     base = raw.pop(_EXTENDS, None)
     if base is None:
@@ -123,7 +121,7 @@ def _read(source: str, via: tuple[str, ...] = ()) -> tuple[str, str, dict[str, A
     _, _, below = _read(base, (*via, source))
     for key, table in raw.items():
         if table is None and key in below:
-            del below[key]  # a step of the other's own need not be known by name to be left out
+            del below[key]  # also a step that only the other recipe has
             continue
         if not (isinstance(table, dict) and isinstance(below.get(key), dict)) or {"adopt", LIKE} & {*table}:
             below[key] = table
@@ -140,7 +138,7 @@ def _read_one(source: str) -> tuple[str, str, dict[str, Any]]:
         return Path(source).stem, source, read_yaml(Path(source))
     names = _shipped_names()
     if source not in names:
-        raise UserError(f"{source}: no shipped recipe (a file's name ends in .yaml){suggest(source, names)}")
+        raise UserError(f"{source}: not a shipped recipe (a file's name ends in .yaml){suggest(source, names)}")
     where = f"{source}.yaml"
     return source, where, parse_yaml(_shipped_text(source), where)
 
@@ -155,17 +153,17 @@ def _shipped_text(name: str) -> str:
 
 
 def _refuse_unknown_variables(variables: Any, overrides: Sequence[str]) -> None:
-    """`vars.dta=x` would define a variable that nothing reads."""
-    known = list(variables) if isinstance(variables, dict) else []
+    """Refuse `vars.dta=x`, which would define a variable that nothing reads."""
+    defined = list(variables) if isinstance(variables, dict) else []
     for override in overrides:
         name = override.partition("=")[0].strip()
-        if name.startswith("vars.") and name.removeprefix("vars.") not in known:
-            hint = suggest(name.removeprefix("vars."), known) if known else ""
+        if name.startswith("vars.") and name.removeprefix("vars.") not in defined:
+            hint = suggest(name.removeprefix("vars."), defined) if defined else ""
             raise UserError(f"{override}: the recipe has no variable '{name.removeprefix('vars.')}'{hint}")
 
 
 def _substituted(value: Any, variables: dict[str, Any], where: str) -> Any:
-    """`value` with every `${name}` replaced; a string that is one variable and nothing else takes its type too."""
+    """`value` with every `${name}` replaced; a string that is nothing but one variable also takes its type."""
     if isinstance(value, dict):
         return {key: _substituted(item, variables, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list):
@@ -180,7 +178,7 @@ def _substituted(value: Any, variables: dict[str, Any], where: str) -> Any:
 def _look_up(variables: dict[str, Any], where: str) -> Callable[[str], Any]:
     def look_up(name: str) -> Any:
         if name not in variables:
-            hint = suggest(name, [str(known) for known in variables]) if variables else "; define it under `vars`"
+            hint = suggest(name, [str(each) for each in variables]) if variables else "; define it under `vars`"
             raise UserError(f"{where}: no variable '{name}'{hint}")
         if variables[name] is None:
             raise UserError(f"{where}: variable '{name}' has no value yet; give it, as in vars.{name}=...")
@@ -195,7 +193,7 @@ def _table(step: Step, raw: dict[str, Any], shared: dict[str, Any], launcher: tu
         if len(fields) > 1:
             others = ", ".join(f"'{key}'" for key in fields if key != "adopt")
             raise UserError(
-                f"{where}: 'adopt' stands instead of all fields, found {others} beside it; "
+                f"{where}: 'adopt' replaces all fields, found {others} besides it; "
                 f"remove them (as an override: {step.name}={{adopt: ...}})"
             )
         return Table(step, None, _adopted(fields["adopt"], f"{where}.adopt"), ())
@@ -212,14 +210,14 @@ def _words(value: Any, where: str) -> tuple[str, ...]:
         try:
             return tuple(shlex.split(value))
         except ValueError as error:
-            raise UserError(f"{where}: {str(error).lower()}, found {value!r}; mend the quotes") from None
+            raise UserError(f"{where}: {str(error).lower()}, found {value!r}; fix the quotes") from None
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         return tuple(value)
     raise UserError(f"{where}: expected a command's words, found {value!r}; write it as one string")
 
 
 def _adopted(source: Any, where: str) -> Adopted:
-    """A directory that exists, or `id@revision`. A branch would change under the address, so it is refused."""
+    """An existing directory, or `id@revision`. A branch is refused: its content changes, but the address would not."""
     if not isinstance(source, str) or not source:
         raise UserError(f"{where}: expected a directory or <hub id>@<revision>, found {source!r}")
     directory = Path(source).expanduser()
@@ -232,7 +230,7 @@ def _adopted(source: Any, where: str) -> Adopted:
         raise UserError(f"{where}: {source}: no such directory; give a directory or <hub id>@<revision>")
     if not at or not revision:
         raise UserError(
-            f"{where}: {source} is no directory, and as a hub id it needs a revision; "
+            f"{where}: {source} is not a directory, and as a hub id it needs a revision; "
             f"give {hub}@<commit of 40 hex digits, or tag>"
         )
     if revision in _MOVING:
@@ -244,7 +242,7 @@ def _adopted(source: Any, where: str) -> Adopted:
 
 
 def files_of(directory: Path) -> Iterator[Path]:
-    """The files in a model's directory, sorted; hidden ones (download caches, version control) do not count."""
+    """The files in a model's directory, sorted, without hidden ones (download caches, version control)."""
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts):
             yield path

@@ -1,7 +1,7 @@
 """Run a plan: every step that is not done, in turn or several at once, then the report.
 
-A step is started as a person would start it (launch.py) and finds its own way from there; the runner waits, passes
-signals on and keeps the report.
+A step is started by the command that a person would type (launch.py). The runner waits for it, passes signals on and
+writes the report.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ def run(
     report: Path | None = None,
     jobs: int = 1,
 ) -> int:
-    """Make everything in `planned` that is not there, or the step `until` and what it rests on; write the report.
+    """Run every step of `planned` that is not done, or `until` and what it depends on; then write the report.
 
-    `fresh` names steps whose outputs are removed first (`all`: every one); what lies downstream of them stays. One step
-    at a time ends at the first that fails; with more `jobs` what doesn't rest on it is made all the same.
+    `fresh` names steps whose outputs are removed first (`all`: every one); what is downstream of them stays. With one
+    job the run ends at the first step that fails; with more, steps that don't depend on it are run all the same.
 
     Returns:
         The exit code: 0 done; 1 a stage failed; 2 a stage refused (1 where more jobs run);
         128 + n stopped by signal n.
 
     Raises:
-        UserError: for what is found before a stage starts.
+        UserError: for a problem that is found before a stage starts.
     """
     wanted = up_to(planned, until)
     _remove_fresh(wanted, store, fresh)
     launch.look_for_launchers(wanted)
-    same = store.record_run(recipe, planned)
+    steps = {step.name: {"address": step.address, "path": str(step.path)} for step in planned}
+    last_run = {"recipe": recipe.source, "overrides": list(recipe.overrides), "steps": steps}
+    same = store.record_run(recipe.name, last_run)
     page = report or store.root / "reports" / f"{recipe.name}.html"
     missing = any(step.state != "done" for step in wanted)
     try:
@@ -77,7 +79,7 @@ def _together(wanted: list[Planned], store: Store, jobs: int) -> int:
 
 
 def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
-    """Exit code of the run after a stage ended with `code`, and the line that says why (the stage says its own)."""
+    """Exit code of the run after a stage ended with `code`; prints why, unless the stage did so itself."""
     if stopped_by is not None:
         if code != 130:
             _complain(step, f"stopped by {signal.Signals(stopped_by).name}; run the same command again to resume")
@@ -91,10 +93,10 @@ def _verdict(step: Planned, code: int, stopped_by: int | None) -> int:
 
 
 def up_to(planned: list[Planned], until: str | None) -> list[Planned]:
-    """The step `until` and all that it rests on, in their order; everything where it is None.
+    """The step `until` and all that it depends on, in order; all steps where it is None.
 
     Raises:
-        UserError: where there is no such step.
+        UserError: when there is no such step.
     """
     by_name = {step.name: step for step in planned}
     if until is None:
@@ -116,14 +118,14 @@ def _remove_fresh(wanted: list[Planned], store: Store, fresh: Sequence[str]) -> 
         if name != "all" and name not in by_name:
             raise UserError(f"--fresh {name}: no such step in this run{suggest(name, [*by_name, 'all'])}")
         if name != "all" and by_name[name].external:
-            raise UserError(f"--fresh {name}: adopted from {by_name[name].path}, which is not gptlife's to remove")
+            raise UserError(f"--fresh {name}: adopted from {by_name[name].path}, which gptlife does not remove")
     for step in wanted:
         if not step.external and ("all" in fresh or step.name in fresh):
             store.remove(step.path)
 
 
 def _write_report(planned: list[Planned], page: Path, name: str) -> None:
-    """The page is a courtesy: when it can't be written, the run is as good as without."""
+    """Write the page; a run does not fail because of it."""
     try:
         from gptlife.pipelines.report import page as report
 

@@ -1,8 +1,8 @@
-"""Make many distinct steps, at most N at once; one that fails stops only what lies downstream of it.
+"""Run many distinct steps, at most N at once; a failure stops only what is downstream of it.
 
-The steps of several plans are brought into one order in which an output that more plans need comes first. It keeps
-inputs before what reads them: whatever plan has a step has the step's inputs too. A stage is started as `gptlife run`
-starts it and holds its own lock; when several run at once, they share the cores, and the words of each go to
+The steps of several plans get one order in which an output that more plans need comes first. Inputs stay before what
+reads them, because every plan that has a step also has its inputs. A stage is started as `gptlife run` starts it, and
+holds its own lock; when several run at once, they share the cores, and the output of each goes to
 `<store>/.work/<address>.out`.
 """
 
@@ -22,7 +22,7 @@ from gptlife.pipelines.planner import Planned
 from gptlife.pipelines.store import Store
 
 _PAUSE = 0.05
-"""Seconds between two looks at the children."""
+"""Seconds between two polls of the children."""
 
 
 @dataclass
@@ -37,12 +37,12 @@ class _Job(NamedTuple):
     step: Planned
     child: subprocess.Popen[bytes]
     started: float
-    words: Path | None
-    """Where the stage's own output goes; None: to the terminal."""
+    output: Path | None
+    """The file of the stage's stdout and stderr; None: the terminal."""
 
 
 def order(plans: Sequence[Sequence[Planned]]) -> list[Planned]:
-    """The distinct steps of all plans (by address), those that more plans share first."""
+    """The distinct steps of all plans (by address); those that more plans share come first."""
     shared = Counter(address for plan in plans for address in {step.address for step in plan})
     distinct: dict[str, Planned] = {}
     for plan in plans:
@@ -52,12 +52,12 @@ def order(plans: Sequence[Sequence[Planned]]) -> list[Planned]:
 
 
 def run(steps: Sequence[Planned], store: Store, jobs: int = 1, notes: Mapping[str, str] | None = None) -> Outcome:
-    """Make everything in `steps` (inputs first) that is not there and whose inputs can be made.
+    """Run every step (inputs first) that is not done and whose inputs can be made.
 
-    `notes` says by address what a step is for; it stands in the line that says that the step begins.
+    `notes` says by address what a step is for; it is printed when the step starts.
 
     Raises:
-        UserError: for what is found before a stage starts and concerns all.
+        UserError: for a problem that is found before a stage starts and concerns all.
     """
     launch.look_for_launchers(steps)
     if jobs > 1:
@@ -77,7 +77,7 @@ def run(steps: Sequence[Planned], store: Store, jobs: int = 1, notes: Mapping[st
                 if job := _start(ready, store, caught, outcome, (notes or {}).get(ready.address, ""), jobs):
                     running.append(job)
                 elif ready.address not in outcome.failed:
-                    made.add(ready.address)  # by somebody else, since it was looked at
+                    made.add(ready.address)  # finished by another process in the meantime
             if not running:
                 outcome.stopped_by = caught.number
                 return outcome
@@ -90,7 +90,7 @@ def run(steps: Sequence[Planned], store: Store, jobs: int = 1, notes: Mapping[st
 
 
 def _is_there(step: Planned, store: Store, outcome: Outcome) -> bool:
-    """Check what is done and fetch what is adopted, outside the caught signals: a download may be interrupted."""
+    """Check a finished step or fetch an adopted one, outside of the caught signals: a download may be interrupted."""
     try:
         if step.adopted is not None:
             launch.begin(step, store)
@@ -103,7 +103,7 @@ def _is_there(step: Planned, store: Store, outcome: Outcome) -> bool:
 
 
 def _next(waiting: list[Planned], made: set[str]) -> Planned | None:
-    """Take out of `waiting` the first step whose inputs are all there."""
+    """Take out of `waiting` the first step whose inputs are all made."""
     for index, step in enumerate(waiting):
         if all(upstream.address in made for upstream in step.inputs.values()):
             return waiting.pop(index)
@@ -131,7 +131,7 @@ def _succeeded(job: _Job, outcome: Outcome, *, stopping: bool) -> bool:
     step, code = job.step, job.child.returncode
     seconds = f"{time.monotonic() - job.started:.1f} s"
     if code == 0 and step.state == "done":
-        if job.words:
+        if job.output:
             launch.say(step.name, f"finished  {step.address}  {seconds}")
         return True
     launch.say(step.name, f"{'stopped ' if stopping else 'failed  '}  {step.address}  {seconds}")
@@ -141,11 +141,11 @@ def _succeeded(job: _Job, outcome: Outcome, *, stopping: bool) -> bool:
 
 
 def _why(job: _Job) -> str:
-    """One sentence; of a stage that refused (exit code 2) its own, where it can be read."""
+    """One sentence: the stage's own message where it refused (exit code 2) and its output can be read."""
     if job.child.returncode != 2:
-        return launch.complaint(job.step, job.child.returncode, f"in {job.words}" if job.words else "above")
-    if job.words is None:
+        return launch.complaint(job.step, job.child.returncode, f"in {job.output}" if job.output else "above")
+    if job.output is None:
         return "refused (its message is above)"
-    lines = job.words.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = job.output.read_text(encoding="utf-8", errors="replace").split("\n")
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1].removeprefix(f"{job.step.name}: ") if said else "refused without a word"
+    return said[-1].removeprefix(f"{job.step.name}: ") if said else "refused without a message"

@@ -1,10 +1,10 @@
-"""The store: a directory of outputs by address, and the little that is remembered beside them.
+"""The store: a directory of outputs by address, and a few files about them.
 
 <root>/<address>/          finished outputs (`<address>.partial/` while one is being made)
 <root>/runs/<recipe>.json  the addresses of a recipe's last run
-<root>/reports/            one page a recipe
+<root>/reports/            one page per recipe
 <root>/.work/              the stage.yaml of every step that was started
-<root>/.hashes.json        content hashes of data files, so that gigabytes are read once
+<root>/.hashes.json        content hashes of data files, so that each file is read once
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gptlife.data.config import sha256_of_file
 from gptlife.data.errors import UserError, suggest
-from gptlife.pipelines.planner import Planned
-from gptlife.pipelines.recipe import Recipe
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json, write_text
 
 _SETTLED_NS = 100_000_000
-"""A file changed within this time may change again without its time stamp moving, so its hash is not kept."""
+"""A file changed within this time may change again with the same time stamp, so its hash is not kept."""
 
 
 class Store:
@@ -37,20 +36,20 @@ class Store:
         self._hashes_changed = False
 
     def path(self, address: str) -> Path:
-        """Where the output of an address lies, or will lie."""
+        """Where the output of an address is, or will be."""
         return self.root / address
 
-    def artefacts(self) -> list[Path]:
+    def outputs(self) -> list[Path]:
         """Every finished output, sorted by name."""
         return sorted(path.parent for path in self.root.glob(f"*/{artifact.MANIFEST}") if _is_whole(path.parent))
 
     def check(self, path: Path, step: str) -> None:
-        """Cheap look at a finished output: every file that its manifest lists is there with its size.
+        """A cheap check of a finished output: every file that its manifest lists exists and has its size.
 
         Raises:
             UserError: naming the first damaged file.
         """
-        for name, entry in artifact.read_json(path / artifact.MANIFEST)["files"].items():
+        for name, entry in read_json(path / artifact.MANIFEST)["files"].items():
             file = path / name
             if not file.is_file():
                 raise UserError(f"{file}: missing, though the manifest lists it; make it again with --fresh {step}")
@@ -60,21 +59,21 @@ class Store:
                 )
 
     def remove(self, path: Path) -> None:
-        """Delete an output and the work towards it. The rename comes first: an address never holds half an output.
+        """Delete an output and the work towards it. It is renamed first, so that an address never holds half an output.
 
         Raises:
             UserError: while another process works on it.
         """
         with artifact.locked(path):
-            for place in (path, artifact.partial_of(path)):
-                if place.exists():
-                    doomed = place.with_name(f".removed-{place.name}")
+            for folder in (path, artifact.partial_of(path)):
+                if folder.exists():
+                    doomed = folder.with_name(f".removed-{folder.name}")
                     shutil.rmtree(doomed, ignore_errors=True)
-                    os.rename(place, doomed)
+                    os.rename(folder, doomed)
                     shutil.rmtree(doomed)
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the store, whole or not at all, also when two processes write it at the same time.
+        """Write a file of the store atomically, also when two processes write it at the same time.
 
         Raises:
             UserError: when the store can't be written.
@@ -82,7 +81,7 @@ class Store:
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            artifact.write_text(path, text)
+            write_text(path, text)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); choose another place: --store DIR") from None
         return path
@@ -97,9 +96,9 @@ class Store:
         """
         try:
             key, before = os.path.realpath(path), _stamp(path)
-            known = self._hash_table().get(key)
-            if known is not None and known[:-1] == before:
-                return str(known[-1])
+            entry = self._hash_table().get(key)
+            if entry is not None and entry[:-1] == before:
+                return str(entry[-1])
             digest = sha256_of_file(path)
             settled = before == _stamp(path) and time.time_ns() - max(before[1], before[2]) > _SETTLED_NS
         except OSError as error:
@@ -110,7 +109,7 @@ class Store:
         return digest
 
     def save_hashes(self) -> None:
-        """Write the remembered hashes. They only save time, so a store that can't be written is no error."""
+        """Write the remembered hashes. They only save time, so it is not an error if the store can't be written."""
         if self._hashes_changed:
             with suppress(UserError):
                 self.write(".hashes.json", json.dumps(self._hashes))
@@ -126,20 +125,20 @@ class Store:
 
     # What was run here
 
-    def record_run(self, recipe: Recipe, planned: list[Planned]) -> bool:
-        """Remember a recipe's addresses, so that its name stands for them in `show`, `chat` and `report`.
+    def record_run(self, name: str, run: Mapping[str, Any]) -> bool:
+        """Remember a recipe's last run, so that its name means its outputs in `show`, `chat` and `report`.
+
+        `run` has `recipe` (what loads it again), `overrides`, and `steps`: address and path of each, by name.
 
         Returns:
-            Whether its last run had the same ones.
+            Whether its last run had the same steps.
         """
         try:
-            before = self.last_run(recipe.name)
-        except UserError:  # damaged, and written anew now
+            before = self.last_run(name)
+        except UserError:  # a damaged file is replaced
             before = None
-        steps = {step.name: {"address": step.address, "path": str(step.path)} for step in planned}
-        run = {"recipe": recipe.source, "overrides": list(recipe.overrides), "steps": steps}
-        self.write(f"runs/{recipe.name}.json", json.dumps(run, indent=1))
-        return before is not None and before["steps"] == steps
+        self.write(f"runs/{name}.json", json.dumps(run, indent=1))
+        return before is not None and before["steps"] == run["steps"]
 
     def last_run(self, name: str) -> dict[str, Any] | None:
         """What `record_run` remembered for a recipe's name, or None.
@@ -151,10 +150,10 @@ class Store:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return {key: found[key] for key in ("recipe", "overrides", "steps")}
+            run = json.loads(path.read_text(encoding="utf-8"))
+            return {key: run[key] for key in ("recipe", "overrides", "steps")}
         except (ValueError, LookupError, TypeError):
-            raise UserError(f"{path}: damaged; gptlife run {name} writes it anew") from None
+            raise UserError(f"{path}: damaged; gptlife run {name} replaces it") from None
 
     def find(self, target: str, suits: Callable[[Path], bool] = artifact.is_complete) -> Path:
         """The output meant by an address, a directory, `recipe` (its last step that `suits`) or `recipe:step`.
@@ -169,9 +168,9 @@ class Store:
             return self._step_of(run, name, step, suits)
         if Path(target).is_dir():
             return Path(target).absolute()
-        known = [path.name for path in self.artefacts()] + [path.stem for path in self.root.glob("runs/*.json")]
-        hint = suggest(target, known) if known else "; start with: gptlife run RECIPE"
-        raise UserError(f"{target}: no directory, and neither an address nor a recipe run in {self.root}{hint}")
+        names = [path.name for path in self.outputs()] + [path.stem for path in self.root.glob("runs/*.json")]
+        hint = suggest(target, names) if names else "; start with: gptlife run RECIPE"
+        raise UserError(f"{target}: not a directory, an address or a recipe that was run in {self.root}{hint}")
 
     def _step_of(self, run: dict[str, Any], name: str, step: str, suits: Callable[[Path], bool]) -> Path:
         paths = {key: Path(entry["path"]) for key, entry in run["steps"].items()}
@@ -184,7 +183,7 @@ class Store:
         for path in reversed(paths.values()):
             if path.is_dir() and suits(path):
                 return path
-        raise UserError(f"{name}: nothing of it is finished in {self.root} that serves here; gptlife run {name}")
+        raise UserError(f"{name}: no finished output in {self.root} fits here; gptlife run {name}")
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,1 +1,1 @@
-"""The mathematics: every formula of RLHF as a pure function over tensors, the reward model, the judges."""
+"""The mathematics: every formula of RLHF as a pure function over tensors; judges and labelers; statistics."""

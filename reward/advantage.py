@@ -1,17 +1,21 @@
-"""Advantages: generalised advantage estimation over right-padded responses, and leave-one-out over whole ones.
+"""Advantages: generalised advantage estimation over tokens, and baselines from the other answers to a prompt.
 
-Schulman et al. 2016 (arXiv 1506.02438, Eq 16), with the response's end as the episode's end:
+GAE (Schulman et al. 2016, arXiv 1506.02438, Eq 16), with the response's end as the episode's end:
 
     delta_t = r_t + gamma V_{t+1} - V_t,  A_t = sum_l (gamma lam)^l delta_{t+l},  return_t = A_t + V_t
 
 V is 0 after the last real token: nothing is bootstrapped from padding. RLHF uses gamma 1 and lam 0.95 (Ziegler,
-Stiennon, InstructGPT); lam 1 makes the return the plain sum of the rewards to come.
+Stiennon, InstructGPT); with lam 1 the return is the plain sum of the rewards to come.
 
-Kool, van Hoof and Welling 2019 ("Buy 4 REINFORCE samples, get a baseline for free!"); Ahmadian et al. 2024 (arXiv
-2402.14740, section 3.2, RLOO): of k answers to a prompt, each has the mean return of the k - 1 others as its baseline,
-which doesn't depend on it, so the policy gradient stays unbiased without a value function.
+With k answers per prompt, of returns r_1 ... r_k with mean m and standard deviation s:
 
-Legend: B batch, R response.
+    leave one out     A_i = r_i - mean of the k - 1 others   Kool, van Hoof and Welling 2019 ("Buy 4 REINFORCE samples,
+                        get a baseline for free!"); RLOO: Ahmadian et al. 2024 (arXiv 2402.14740, section 3.2). The
+                        baseline doesn't depend on the answer, so the policy gradient is unbiased
+    group-normalised  A_i = (r_i - m) / (s + eps)            GRPO: Shao et al. 2024 (arXiv 2402.03300, section 4.1.2)
+                      A_i = r_i - m                          Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783, section 3)
+
+Legend: B batch, R response, P prompts, K answers per prompt.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from torch import Tensor
 def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """(advantages_BR, returns_BR), both 0 where `mask_BR` is False; call it without gradient.
 
-    `values_BR[b, t]` is the value of the state in which token t was chosen. `returns_BR` is what the value function is
-    trained to say; whiten the advantages only afterwards.
+    `values_BR[b, t]` is the value of the state in which token t was chosen. The value function is trained to predict
+    `returns_BR`, so advantages are whitened afterwards.
     """
     rewards_BR = torch.where(mask_BR, rewards_BR, 0)
     values_BR = torch.where(mask_BR, values_BR, 0)
@@ -40,13 +44,36 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float, la
 
 
 def leave_one_out(returns_B: Tensor, k: int) -> Tensor:
-    """advantages_B: each return less the mean of the `k` - 1 others of its prompt; a prompt's k stand together.
+    """advantages_B: each return less the mean of the `k` - 1 others of its prompt, whose answers lie side by side.
 
     Raises:
         ValueError: when k is less than 2 or does not divide B.
     """
-    if k < 2 or len(returns_B) % k:
-        raise ValueError(f"k must be at least 2 and divide the number of returns, found {k} and {len(returns_B)}")
-    returns_PK = returns_B.view(-1, k)
+    returns_PK = _by_prompt(returns_B, k)
     others_PK = (returns_PK.sum(1, keepdim=True) - returns_PK) / (k - 1)
     return (returns_PK - others_PK).view(-1)
+
+
+def group_normalised(returns_B: Tensor, k: int, *, scale: bool, eps: float, ddof: int = 1) -> Tensor:
+    """advantages_B: each return less the mean of its prompt's `k`, which lie side by side.
+
+    With `scale` it is divided by the group's standard deviation plus `eps` (units of the return). The deviation divides
+    by k - `ddof`: 1, as in TRL's GRPO (1.16, with eps 1e-4); the paper does not say. Without `scale`, a prompt whose
+    answers nearly agree weighs no more than the others. A group of equal returns has advantage 0 either way.
+
+    Raises:
+        ValueError: when k is less than 2 or does not divide B.
+    """
+    returns_PK = _by_prompt(returns_B, k)
+    advantages_PK = returns_PK - returns_PK.mean(1, keepdim=True)
+    if scale:
+        advantages_PK = advantages_PK / (returns_PK.std(1, correction=ddof, keepdim=True) + eps)
+    # Rounding may leave the mean of equal numbers apart from them, and a small eps would blow that up.
+    equal_P1 = returns_PK.amax(1, keepdim=True) == returns_PK.amin(1, keepdim=True)
+    return torch.where(equal_P1, 0, advantages_PK).view(-1)
+
+
+def _by_prompt(returns_B: Tensor, k: int) -> Tensor:
+    if k < 2 or len(returns_B) % k:
+        raise ValueError(f"k must be at least 2 and divide the number of returns, got {k} and {len(returns_B)}")
+    return returns_B.view(-1, k)

@@ -1,4 +1,4 @@
-"""One score of several reward models that differ in seed: a policy finds the errors of one, hardly those of all.
+"""One score from several reward models that differ in seed: a policy can exploit an error of one, hardly one of all.
 
 Coste et al. 2023 (arXiv 2310.02743) combine the M members' scores of an answer by their mean, by the worst of them, or
 by mean - λ·variance (uncertainty-weighted). Here the last takes the standard deviation over the members (biased:
@@ -25,7 +25,7 @@ Rule = Literal["mean", "mean_std", "worst"]
 
 
 class EnsembleConfig(Config):
-    """How the members' scores become one; without effect on a reward model of one member."""
+    """How the members' scores become one; no effect on a reward model of one member."""
 
     rule: Rule = "mean_std"
     """mean; mean_std: mean - coef · standard deviation over the members; worst: the lowest. [Coste et al. 2023]"""
@@ -34,7 +34,7 @@ class EnsembleConfig(Config):
 
 
 def combine(scores_MN: Tensor, config: EnsembleConfig) -> Tensor:
-    """(N,): one score an answer from the members' scores, by `config.rule`; the sources stand above."""
+    """scores_N: one score per answer, by `config.rule`."""
     if config.rule == "worst":
         return scores_MN.amin(0)
     mean_N = scores_MN.mean(0)

@@ -7,13 +7,13 @@ http://joschu.net/blog/kl-approx.html; there r = ref/pi, so log r = -logratio):
     k2 = logratio² / 2                     biased, >= 0, low variance
     k3 = exp(-logratio) - 1 + logratio     unbiased, >= 0, low variance
 
-The reward's KL penalty is k1: its sum over a response is the log ratio of the whole response. k3 is a steadier number
-to look at. None of these holds for tokens that somebody else sampled.
+The reward's KL penalty is k1: its sum over a response is the log ratio of the whole response. k3 is logged beside it,
+since it varies less. None of these holds for tokens that another policy sampled.
 
 The controller is that of Ziegler et al. 2019 (arXiv 1909.08593, section 2.2). Left out: the exact KL over the whole
 vocabulary, which needs the reference's logits at every step.
 
-Legend: any, equal, shape; in practice B batch, R response.
+The tensors of a call have any, equal, shape.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def adapt(kl_coef: float, kl: float, target: float, n_episodes: int, horizon: in
 
     e = clip(kl / target - 1, -0.2, 0.2);  kl_coef <- kl_coef (1 + e n_episodes / horizon)
 
-    `kl` and `target` are nats per response (summed over its tokens), `n_episodes` the responses of the batch over all
-    processes, `horizon` in episodes. Ziegler's style tasks: 0.15, target 6, horizon 10,000.
+    `kl` and `target` are in nats per response (summed over its tokens), `horizon` in responses; `n_episodes` counts the
+    responses of the batch over all processes. Ziegler's style tasks: first coefficient 0.15, target 6, horizon 10,000.
 
     Raises:
         ValueError: when target or horizon is not positive.
     """
     if not (target > 0 and horizon > 0):
-        raise ValueError(f"KL target and horizon must be > 0, found {target} and {horizon}")
+        raise ValueError(f"KL target and horizon must be > 0, got {target} and {horizon}")
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * n_episodes / horizon)

@@ -1,14 +1,13 @@
 """Log-probabilities of tokens, and sums over the real tokens of a padded batch.
 
 Log-probabilities are those of the distribution that was sampled from, so the logits are divided by the sampling
-temperature; without that the measured KL rises too fast (Huang et al. 2024, "The N implementation details of RLHF
-with PPO", https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo). Softmaxes are taken in
-float32, one sequence at a time, and taken again in the backward pass: besides the logits and their gradient, only
-one sequence's (T, V) ever stands in float32.
+temperature; otherwise the measured KL rises too fast (Huang et al. 2024, "The N implementation details of RLHF with
+PPO", https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo). Softmaxes are taken in float32 and
+taken again in the backward pass, so that only the logits and their gradient stay in memory.
 
-Padding is removed by selection, never by multiplication, so a NaN or an infinity in it can't leak into a sum.
+Padding is removed by selection, never by multiplication: a NaN or an infinity in it can't reach a sum.
 
-Legend: B batch, T tokens, V vocabulary; x and mask without a suffix have any, equal, shape.
+Legend: N tokens, V vocabulary; x and mask have any, equal, shape.
 """
 
 from __future__ import annotations
@@ -19,14 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-
-Reduce = Callable[[Tensor], Tensor]
-"""Sums a tensor over all processes, as `accelerator.reduce(x, "sum")` does; every process must call it."""
-
-
-def one_process(x: Tensor) -> Tensor:
-    """The `Reduce` of a single process: `x` itself."""
-    return x
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -53,9 +44,9 @@ def entropy(logits_NV: Tensor, temperature: float) -> Tensor:
 
 
 def _recomputed(function: Callable[..., Tensor], temperature: float, *tensors: Tensor) -> Tensor:
-    """`function`, taken again in the backward pass: only the logits and their gradient stay in memory."""
+    """`function`, computed again in the backward pass instead of kept in memory."""
     if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, found {temperature}")
+        raise ValueError(f"temperature must be > 0, got {temperature}")
     result: Tensor = checkpoint(function, temperature, *tensors, use_reentrant=False, preserve_rng_state=False)
     return result
 
@@ -72,30 +63,22 @@ def _entropy(temperature: float, logits_NV: Tensor) -> Tensor:
     return -(logprobs_NV.exp() * finite_NV).sum(-1)
 
 
-def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Sum of `x` where `mask` (bool), over everything or over one dimension; in float32 or better."""
-    kept = torch.where(mask, at_least_float32(x), 0)
-    return kept.sum() if dim is None else kept.sum(dim)
-
-
-def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of `x` where `mask` (bool), over everything or over one dimension; NaN where nothing is real."""
-    count = mask.sum() if dim is None else mask.sum(dim)
-    return masked_sum(x, mask, dim) / count
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `x` where `mask` (bool), shape (); in float32 or better."""
+    return torch.where(mask, at_least_float32(x), 0).sum()
 
 
 class Moments(NamedTuple):
-    """Number, mean and biased variance of the real entries over all processes; each of shape ()."""
+    """Number, mean and biased variance of the real entries; each of shape ()."""
 
     n: Tensor
     mean: Tensor
     var: Tensor
 
 
-def masked_moments(x: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Moments:
-    """Moments of `x` where `mask`, the variance from squared deviations (two passes, hence two reductions)."""
+def masked_moments(x: Tensor, mask: Tensor) -> Moments:
+    """Moments of `x` where `mask` (bool); the variance is taken in a second pass, from squared deviations."""
     total = masked_sum(x, mask)
-    count, total = reduce(torch.stack([mask.sum().to(total.dtype), total])).unbind()
+    count = mask.sum().to(total.dtype)
     mean = total / count
-    var = reduce(masked_sum((x - mean).square(), mask)) / count
-    return Moments(count, mean, var)
+    return Moments(count, mean, masked_sum((x - mean).square(), mask) / count)

@@ -1,14 +1,14 @@
-"""PPO's clipped policy and value losses as sums over real tokens.
+"""PPO's clipped policy and value losses, summed over actions.
 
-Schulman et al. 2017 (arXiv 1707.06347, Eq 7), tokens as actions; the value is clipped like the policy, around its
-value at the time of sampling (lm-human-preferences, `train_policy.py`):
+Schulman et al. 2017 (arXiv 1707.06347, Eq 7); the value is clipped like the policy, around its value at the time of
+sampling (lm-human-preferences, `train_policy.py`):
 
-    policy  max(-A ratio, -A clip(ratio, 1 - c, 1 + c)),  ratio = pi / pi_old
+    policy  max(-A ratio, -A clip(ratio, 1 - c, 1 + c_high)),  ratio = pi / pi_old
     value   0.5 max((V - return)², (clip(V, V_old - c, V_old + c) - return)²)
 
-Sums, not means: the loop divides by a count over all micro-batches and processes, so the loss does not depend on how a
-batch was split. Only `loss_sum` carries gradient. Left out: an entropy bonus, which gains nothing
-over the KL penalty (Zheng et al. 2023, "Secrets of RLHF in Large Language Models", arXiv 2307.04964).
+The loop divides the sums by a count over all micro-batches and processes, so the loss does not depend on how a batch
+was split. Only `loss_sum` carries gradient. Left out: an entropy bonus, which gains nothing over the KL penalty (Zheng
+et al. 2023, "Secrets of RLHF in Large Language Models", arXiv 2307.04964).
 
 Legend: N actions without padding, B batch, R response; every field of the NamedTuples has shape ().
 """
@@ -20,37 +20,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gptlife.reward.logprobs import Reduce, masked_moments, masked_sum, one_process
+from gptlife.reward.logprobs import masked_moments, masked_sum
 
 
 class PolicyTerms(NamedTuple):
-    """Sums over the entries."""
+    """Sums over the actions."""
 
     loss_sum: Tensor
-    """Clipped surrogate loss, times the weights; the one to minimise."""
+    """Clipped surrogate loss, times the weights: minimise it."""
     approx_kl_sum: Tensor
     """(new - old)² / 2 of the log-probabilities, nats: how far this update has moved the policy."""
     clipfrac_sum: Tensor
-    """Entries where the clipped loss is the larger one, and the gradient therefore 0."""
+    """Actions whose clipped loss is the larger one, so that their gradient is 0."""
     ratio_sum: Tensor
     """pi / pi_old."""
     ratio_sq_sum: Tensor
-    """(pi / pi_old)²: with ratio_sum, the ratio's variance."""
+    """(pi / pi_old)²: gives the ratio's variance, with `ratio_sum`."""
     n: Tensor
-    """Entries."""
+    """Actions."""
 
 
 class ValueTerms(NamedTuple):
-    """Sums over the entries."""
+    """Sums over the actions."""
 
     loss_sum: Tensor
-    """Half the larger of the clipped and the plain squared error; the one to minimise."""
+    """Half the larger of the clipped and the plain squared error: minimise it."""
     error_sum: Tensor
     """Plain squared error (V - return)²."""
     clipfrac_sum: Tensor
-    """Entries where the clipped error is the larger one."""
+    """Actions whose clipped error is the larger one."""
     n: Tensor
-    """Entries."""
+    """Actions."""
 
 
 def policy_loss(
@@ -61,13 +61,14 @@ def policy_loss(
     clip_range_high: float | None = None,
     weights_N: Tensor | None = None,
 ) -> PolicyTerms:
-    """Sums of the clipped policy loss and of its health.
+    """Sums of the clipped policy loss and of the statistics to watch.
 
     Args:
         logprobs_N: log-probabilities of the actions now, with gradient; an action is a token or a whole answer.
-        clip_range: ratios below 1 - `clip_range` or above 1 + `clip_range` earn nothing more.
-        clip_range_high: the upper bound's own range; None: the same. [DAPO: Yu et al. 2025, arXiv 2503.14476, Eq 10]
-        weights_N: of each action in `loss_sum`; None: all 1.
+        old_logprobs_N: log-probabilities when the actions were sampled.
+        clip_range: c; a ratio below 1 - c or above 1 + c brings no further gain.
+        clip_range_high: c_high for the upper bound; None: c. [DAPO: Yu et al. 2025, arXiv 2503.14476, Eq 10]
+        weights_N: weight of each action in `loss_sum`; None: 1.
     """
     logratio_N = logprobs_N - old_logprobs_N
     ratio_N = logratio_N.exp()
@@ -102,12 +103,12 @@ def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip_r
         )
 
 
-def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, reduce: Reduce = one_process) -> Tensor:
+def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> Tensor:
     """1 - mean squared error / biased variance of the returns; shape (), NaN where all returns are equal.
 
-    1 is perfect, 0 as good as their mean. As lm-human-preferences' `val/var_explained`, and unlike var(error) /
-    var(returns), it charges a value function that is off by a constant.
+    1: perfect; 0: as good as predicting their mean. Like lm-human-preferences' `val/var_explained`, and unlike
+    1 - var(error) / var(returns), it counts a constant error of the value function.
     """
-    moments = masked_moments(returns_BR, mask_BR, reduce)
-    error = reduce(masked_sum((values_BR - returns_BR).square(), mask_BR)) / moments.n
+    moments = masked_moments(returns_BR, mask_BR)
+    error = masked_sum((values_BR - returns_BR).square(), mask_BR) / moments.n
     return torch.where(moments.var > 0, 1 - error / moments.var, torch.nan)

@@ -1,15 +1,16 @@
-"""Stage `best_of_n`: N answers a prompt from a policy, and what choosing among them by a reward model is worth.
+"""Stage `best_of_n`: N answers per prompt from a policy, and what choosing among them by a reward model is worth.
 
 The baseline of PPO that needs no training, and the cheap half of an over-optimisation study (Gao et al. 2022,
-arXiv 2210.10760): one sample gives the proxy and the gold score of best-of-n for every n <= N,
-and fits of the curves (both in reward/statistics/). Inputs beside `policy` and `reward` are further reward models,
-which choose among the same answers. An ensemble chooses by its rule, and beside it `<input>.1`, its first member alone.
+arXiv 2210.10760): one sample of answers gives the proxy and the gold score of best-of-n for every n <= N, and fits of
+the curves (both in reward/statistics/). Inputs beside `policy` and `reward` are further reward models, which choose
+among the same answers. An ensemble chooses by its rule, and as `<input>.1` its first member chooses alone. What a
+reward model reads is said in stages/evals/reward.py: end-of-text where an answer ended, cut at its context.
 
-Output: `answers.jsonl`, a row a prompt: messages, meta, answers, finished, scores (name: one an answer), gold (one an
-answer, where there is a judge), best (text of the best of the first `answer_n` answers by `reward`). Finished chunks of
-answers are kept, so a stage that was killed goes on with the next one.
+Output: `answers.jsonl`, a row per prompt: messages, meta, answers, finished, scores (by reward model, one per answer),
+gold (one per answer, where there is a judge), best (the first `answer_n` answers' best by `reward`). Finished chunks of
+answers are kept, so a run that was killed goes on with the next chunk.
 
-Left out: the KL that is really lost where answers repeat; log n - (n-1)/n is its upper bound.
+Left out: the KL of answers that repeat, which is lower; log n - (n-1)/n is its upper bound.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Was
+from gptlife.data.config import Execution
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import Judge, JudgeConfig
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.verdicts import Judge, scores_of
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,36 +41,30 @@ Row = dict[str, Any]
 GOLD = "gold"
 
 
-class BestOfNConfig(StageConfig):
-    """Sample N answers a prompt and choose among them by reward models."""
+class BestOfNConfig(SamplingConfig):
+    """Sample N answers per prompt and choose among them by reward models."""
 
     prompts: Data
     """Prompts that no stage has seen; conversations count without their last answer."""
     samples: int = Field(64, ge=2, le=1000)
-    """N: answers sampled for a prompt."""
+    """N: answers sampled per prompt."""
     ns: list[int] | None = None
     """Sizes n of the curves, rising, the first one 1; None: 1, 2, 4, ... and N."""
     answer_n: int = Field(16, ge=1)
-    """Best of how many is written as the prompt's answer (`best`)."""
+    """The best of how many is written as the prompt's answer (`best`)."""
     judge: JudgeConfig | None = None
-    """Who gives the gold score; `reward_model: true`: the input `gold`, which then chooses nothing. None: nobody."""
+    """What gives the gold score; `reward_model: true`: the input `gold`, which then chooses nothing. None: no gold."""
     ensemble: EnsembleConfig | None = None
     """How an ensemble's scores become one; None: the default rule."""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
     chunk: Execution[PositiveInt] = 32
-    """Prompts between savings."""
+    """Prompts per chunk: what a killed run loses at most."""
 
     @model_validator(mode="after")
     def _sizes(self) -> BestOfNConfig:
         if self.answer_n > self.samples:
             raise ValueError(f"answer_n: {self.answer_n} is more than samples ({self.samples}); lower it")
         if self.ns is not None and (self.ns[:1] != [1] or self.ns != sorted({*self.ns}) or self.ns[-1] > self.samples):
-            raise ValueError(f"ns: {self.ns} does not rise from 1 to at most samples ({self.samples}); mend it")
+            raise ValueError(f"ns: {self.ns} does not rise from 1 to at most samples ({self.samples}); fix it")
         return self
 
     def sizes(self) -> list[int]:
@@ -77,7 +74,11 @@ class BestOfNConfig(StageConfig):
 
 
 def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **more: Path) -> Metrics:
-    """Sample, score, choose; metrics: for every reward model the curve over n, and its fits."""
+    """Sample, score, choose; metrics: for every reward model the curve over n, and its fits.
+
+    Raises:
+        UserError: when the judge lacks what it needs, or a prompt does not fit.
+    """
     from gptlife.data.formats import prompts
     from gptlife.reward.judges.judge import load_judge
     from gptlife.stages.training.setup import accelerator_for
@@ -93,22 +94,12 @@ def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **mo
     if accelerator.is_main_process:
         scores: dict[str, Floats] = {}
         for name, path in {"reward": reward, **more}.items():
-            scores |= _score(config, accelerator, rows, path, name)
+            scores |= _scores_of(config, accelerator, rows, path, name)
         gold = scores[GOLD] if by_model else None if judge is None else _judged(judge, rows)
-        if by_model:
-            scores = {name: own for name, own in scores.items() if name.partition(".")[0] != GOLD}
+        if by_model:  # the judge chooses nothing
+            scores = {name: each for name, each in scores.items() if name.partition(".")[0] != GOLD}
         _write(config, rows, scores, gold, output)
-        curves = {name: _values(own, gold, config.sizes()) for name, own in scores.items()}
-        n_answers = len(rows) * config.samples
-        metrics = {
-            "prompts": len(rows),
-            "samples": config.samples,
-            "answer_n": config.answer_n,
-            "finished_share": sum(sum(row["finished"]) for row in rows) / n_answers,
-            "words": sum(len(text.split()) for row in rows for text in row["answers"]) / n_answers,
-            "curves": {name: _curve(values, config.sizes()) for name, values in curves.items()},
-            "fits": {name: _fits(values, config.sizes()) for name, values in curves.items()},
-        }
+        metrics = _metrics(config, rows, scores, gold)
     return {**metrics, "seconds": round(time.monotonic() - started, 2)}
 
 
@@ -118,10 +109,10 @@ def _sample_all(
     """Every prompt with its `answers` and `finished`, in order."""
     from gptlife.stages.generation.chunks import in_chunks, sample_answers
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
 
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_causal(policy).to(accelerator.device).eval()
+    model = loading.load_causal(policy, tokenizer).to(accelerator.device).eval()
 
     def make(start: int) -> list[Row]:
         counts = dict.fromkeys(range(start, min(start + config.chunk, len(prompts))), config.samples)
@@ -139,7 +130,7 @@ def _sample_all(
         )
 
     done: list[Row] = []
-    with Journal(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
+    with MetricLog(output, "best_of_n", len(prompts), main=accelerator.is_main_process) as journal:
         for part in in_chunks(accelerator, output, "answers", len(prompts), config.chunk, make):
             done += part
             n_answers = len(part) * config.samples
@@ -147,49 +138,31 @@ def _sample_all(
     return done
 
 
-def _score(
+def _scores_of(
     config: BestOfNConfig, accelerator: Accelerator, rows: Sequence[Row], path: Path, name: str
 ) -> dict[str, Floats]:
     """`name`: scores_PN of the reward model at `path`; of an ensemble also `name.1`, its first member's."""
-    import torch
+    from gptlife.stages.evals.reward import RewardModel
 
-    from gptlife.reward.ensemble import combine
-    from gptlife.stages.modeling import loading
-    from gptlife.stages.modeling.scorer import EnsembleScores, score
-
-    reader: Any = loading.load_reward(path, config.ensemble).to(accelerator.device).eval()
-    members = list(reader.members) if isinstance(reader, EnsembleScores) else [reader]
-    tokens = _encode(rows, loading.load_tokenizer(path), loading.context_of(members[0].model), f"inputs.{name}")
-    scores_MS = torch.stack([score(member, tokens) for member in members])
-    found = {name: scores_MS[0]}
-    if len(members) > 1:
-        found = {name: combine(scores_MS, reader.config), f"{name}.1": scores_MS[0]}
-    return {key: own_S.double().view(len(rows), config.samples).numpy() for key, own_S in found.items()}
-
-
-def _encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str) -> list[list[int]]:
-    """Every answer behind its prompt, with end-of-text where it ended; cut where the model reads no further."""
-    from gptlife.data.tokens import encode_answer, encode_prompt
-
-    encoded = []
+    model = RewardModel(path, config.ensemble, accelerator.device)
+    tokens: list[list[int]] = []
     for number, row in enumerate(rows, 1):
-        prompt = encode_prompt(tokenizer, row["messages"])
-        if len(prompt) >= limit:
-            raise UserError(
-                f"best_of_n.{place}: prompt {number} has {len(prompt)} of its tokens, which leaves no room for an "
-                f"answer in its context of {limit}; shorten the prompt"
-            )
-        answers = zip(row["answers"], row["finished"], strict=True)
-        encoded += [(prompt + encode_answer(tokenizer, text, ended))[:limit] for text, ended in answers]
-    return encoded
+        place = f"best_of_n.inputs.{name}: prompt {number}"
+        tokens += model.encode(row["messages"], row["answers"], row["finished"], place)
+    scores_MS = model.member_scores(tokens)
+    scores = {name: model.combined(scores_MS)}
+    if len(scores_MS) > 1:
+        scores[f"{name}.1"] = scores_MS[0]
+    return {key: scores_S.double().view(len(rows), config.samples).numpy() for key, scores_S in scores.items()}
 
 
 def _judged(judge: Judge, rows: Sequence[Row]) -> Floats:
-    """gold_PN by a judge that is no model."""
+    """gold_PN by a judge that is not a model."""
     import numpy as np
 
     asked = [row for row in rows for _ in row["answers"]]
-    return np.array(judge(asked, [text for row in rows for text in row["answers"]])).reshape(len(rows), -1)
+    verdicts = judge(asked, [text for row in rows for text in row["answers"]])
+    return np.array(scores_of(verdicts)).reshape(len(rows), -1)
 
 
 def _write(
@@ -198,21 +171,35 @@ def _write(
     best = scores["reward"][:, : config.answer_n].argmax(1)
     with (output / "answers.jsonl").open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows):
-            own: Row = {"scores": {name: scores_PN[number].tolist() for name, scores_PN in scores.items()}}
+            added: Row = {"scores": {name: scores_PN[number].tolist() for name, scores_PN in scores.items()}}
             if gold is not None:
-                own["gold"] = gold[number].tolist()
-            own["best"] = row["answers"][int(best[number])]
-            file.write(json.dumps({**row, **own}, ensure_ascii=False) + "\n")
+                added["gold"] = gold[number].tolist()
+            added["best"] = row["answers"][int(best[number])]
+            file.write(json.dumps({**row, **added}, ensure_ascii=False) + "\n")
 
 
-def _values(scores_PN: Floats, gold_PN: Floats | None, ns: Sequence[int]) -> dict[str, Floats]:
-    """values_PM of the answer chosen by the scores: `proxy`, and with a judge `gold` and `win_rate`."""
+def _metrics(config: BestOfNConfig, rows: Sequence[Row], scores: dict[str, Floats], gold: Floats | None) -> Metrics:
+    ns, n_answers = config.sizes(), len(rows) * config.samples
+    chosen = {name: _chosen(scores_PN, gold, ns) for name, scores_PN in scores.items()}
+    return {
+        "prompts": len(rows),
+        "samples": config.samples,
+        "answer_n": config.answer_n,
+        "finished_share": sum(sum(row["finished"]) for row in rows) / n_answers,
+        "words": sum(len(text.split()) for row in rows for text in row["answers"]) / n_answers,
+        "curves": {name: _curve(values, ns) for name, values in chosen.items()},
+        "fits": {name: _fits(values, ns) for name, values in chosen.items()},
+    }
+
+
+def _chosen(scores_PN: Floats, gold_PN: Floats | None, ns: Sequence[int]) -> dict[str, Floats]:
+    """values_PM of the answer that the scores choose, for M sizes n: `proxy`; with a judge `gold` and `win_rate`."""
     from gptlife.reward.statistics.best_of_n import best_of_n, win_shares
 
-    wanted = {"proxy": scores_PN}
+    values = {"proxy": scores_PN}
     if gold_PN is not None:
-        wanted |= {"gold": gold_PN, "win_rate": win_shares(gold_PN)}
-    return {name: best_of_n(scores_PN, values_PN, ns) for name, values_PN in wanted.items()}
+        values |= {"gold": gold_PN, "win_rate": win_shares(gold_PN)}
+    return {name: best_of_n(scores_PN, values_PN, ns) for name, values_PN in values.items()}
 
 
 def _curve(values: dict[str, Floats], ns: Sequence[int]) -> list[dict[str, Any]]:
@@ -225,9 +212,9 @@ def _curve(values: dict[str, Floats], ns: Sequence[int]) -> list[dict[str, Any]]
             "n": n,
             "kl": best_of_n_kl(n),
             "d": best_of_n_kl(n) ** 0.5,
-            **{name: own[place]._asdict() for name, own in estimates.items()},
+            **{name: by_n[m]._asdict() for name, by_n in estimates.items()},
         }
-        for place, n in enumerate(ns)
+        for m, n in enumerate(ns)
     ]
 
 
@@ -239,17 +226,17 @@ def _fits(values: dict[str, Floats], ns: Sequence[int]) -> dict[str, Any] | None
     d_M = [best_of_n_kl(n) ** 0.5 for n in ns[1:]]
     if len(d_M) < POINTS_MIN:
         return None
-    found: dict[str, Any] = {}
+    fits: dict[str, Any] = {}
     for name in ("proxy", GOLD):
         if name in values:
             gain_PM = values[name][:, 1:] - values[name][:, :1]
             replicates_SM = bootstrap_curves(gain_PM)
-            found[name] = {
+            fits[name] = {
                 form: fit(d_M, gain_PM.mean(0), form, replicates_SM=replicates_SM)._asdict() for form in FORMS
             }
             if name == GOLD and (len(d_M) + 1) // 2 >= POINTS_MIN:
-                found["predicted"] = predict_peak(d_M, gain_PM.mean(0), "best_of_n")._asdict()
-    return found
+                fits["predicted"] = predict_peak(d_M, gain_PM.mean(0), "best_of_n")._asdict()
+    return fits
 
 
 STAGE = Stage(

@@ -1,11 +1,11 @@
-"""Stage `comparisons`: sample K answers a prompt from the policy and have labelers rank them.
+"""Stage `comparisons`: sample K answers per prompt from the policy and have labelers rank them.
 
 K is drawn from 4..9 for each prompt, and one labeler ranks all K at once (Ouyang et al. 2022, section 3.5); equal ranks
 are ties, which the ranking loss drops. Held-out prompts are ranked by a labeler of each group, so that the reward
 model's accuracy can be read beside the labelers' agreement with each other.
 
-Output: `train.jsonl` and `validation.jsonl`, a row a ranking: messages, answers, finished, ranks, labeler, group, meta.
-Work is cut into chunks that are kept as they are done; a stage that was killed goes on with the next chunk.
+Output: `train.jsonl` and `validation.jsonl`, one row per ranking: messages, answers, finished, ranks, labeler, group,
+meta. The prompts are answered in chunks that are saved as they finish; a killed stage resumes at the next chunk.
 """
 
 from __future__ import annotations
@@ -15,83 +15,83 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
-from gptlife.data.config import Execution, Share, Was
+from gptlife.data.config import Execution, Share
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
 from gptlife.data.sources import Data
-from gptlife.reward.judges.judge import JudgeConfig, Labeler, PanelConfig
-from gptlife.stages.runtime.stage import Metrics, Stage, StageConfig
+from gptlife.reward.judges.config import JudgeConfig, PanelConfig
+from gptlife.reward.judges.labelers import Labeler
+from gptlife.stages.generation.config import SamplingConfig
+from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
 
 Row = dict[str, Any]
 
 
-class ComparisonsConfig(StageConfig):
+class ComparisonsConfig(SamplingConfig):
     """Sample answers and have them ranked."""
 
     prompts: Data
     """Prompts to answer; conversations count without their last answer."""
     validation: Data | Share = 0.1
-    """Prompts whose rankings are held aside, or the share of `prompts`."""
+    """Prompts whose rankings are held out, or the share of `prompts` to hold out."""
     labelers: PanelConfig
     """Who ranks the training answers."""
     heldout_labelers: PanelConfig | None = None
-    """A second group, who rank the held-out answers as well."""
+    """A second group of labelers, who rank the held-out answers as well."""
     gold: JudgeConfig | None = None
-    """A judge that measures the labelers: accuracy that perfect knowledge would have on their rankings."""
+    """A judge that measures the labelers: the accuracy of perfect knowledge on their rankings."""
     answers_min: PositiveInt = 4
-    """Fewest answers a prompt. [InstructGPT 3.5]"""
+    """Fewest answers per prompt. [InstructGPT 3.5]"""
     answers_max: PositiveInt = 9
-    """Most answers a prompt. [InstructGPT 3.5]"""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
-    temperature: PositiveFloat = 1.0
-    """Of sampling. [InstructGPT C.4]"""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
+    """Most answers per prompt. [InstructGPT 3.5]"""
     chunk: Execution[PositiveInt] = 256
-    """Prompts between savings."""
+    """Prompts per chunk; each finished chunk is saved."""
 
     @model_validator(mode="after")
     def _range(self) -> ComparisonsConfig:
         if not 2 <= self.answers_min <= self.answers_max:
             raise ValueError(
-                f"answers_min: {self.answers_min} to {self.answers_max} answers is no range; "
-                "give at least 2, and answers_max no smaller"
+                f"answers_min: {self.answers_min} must be at least 2 and not exceed answers_max ({self.answers_max}); "
+                "lower it, or raise answers_max"
             )
         return self
 
 
 def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
-    """Sample and rank; metrics: rankings, pairs, ties, agreement of the labelers, ceilings."""
+    """Sample and rank; metrics: rankings, pairs, ties, agreement of the labelers, ceilings.
+
+    Raises:
+        UserError: for prompts that leave no room for an answer, or a labeler that gives another number of ranks.
+    """
     from gptlife.data.formats import prompts
     from gptlife.data.splits import split
     from gptlife.stages.modeling import loading
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
     accelerator = accelerator_for(config, output)
-    found = prompts(config.prompts, config.seed)
+    train = prompts(config.prompts, config.seed)
     if isinstance(config.validation, float):
-        found, held_out = split(found, config.validation, "comparisons.validation")
+        train, held_out = split(train, config.validation, "comparisons.validation")
     else:
         held_out = prompts(config.validation, config.seed)
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_causal(policy).to(accelerator.device).eval()
+    model = loading.load_causal(policy, tokenizer).to(accelerator.device).eval()
     sampled = {}
-    n_prompts = len(found) + len(held_out)
-    with Journal(output, "comparisons", n_prompts, main=accelerator.is_main_process) as journal:
-        for name, rows in (("train", found), ("validation", held_out)):
-            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, journal)
+    n_prompts = len(train) + len(held_out)
+    with MetricLog(output, "comparisons", n_prompts, main=accelerator.is_main_process) as metric_log:
+        for name, rows in (("train", train), ("validation", held_out)):
+            sampled[name] = _sample_all(config, accelerator, model, tokenizer, rows, name, output, metric_log)
     metrics: Metrics = {}
     if accelerator.is_main_process:
         for name, rows in sampled.items():
@@ -112,7 +112,7 @@ def _sample_all(
     prompts: Sequence[Row],
     name: str,
     output: Path,
-    journal: Journal,
+    metric_log: MetricLog,
 ) -> list[Row]:
     """Every prompt with its `answers` and `finished`, in order."""
     from gptlife.stages.generation.chunks import in_chunks
@@ -124,7 +124,7 @@ def _sample_all(
     for part in in_chunks(accelerator, output, name, len(prompts), config.chunk, make):
         done += part
         n_answers = sum(len(row["answers"]) for row in part)
-        journal.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
+        metric_log.step(len(part), {f"{name}_answers": n_answers}, f"{name}: {n_answers} answers")
     return done
 
 
@@ -158,8 +158,8 @@ def _sample_chunk(
 
 
 def _rank_all(config: ComparisonsConfig, rows: Sequence[Row], name: str) -> list[Row]:
-    """One ranking a prompt by a labeler drawn for it; held-out prompts get one from each group."""
-    from gptlife.reward.judges.judge import load_panel
+    """One ranking per prompt, by a labeler drawn for it; held-out prompts get one from each group."""
+    from gptlife.reward.judges.labelers import load_panel
 
     panels = [load_panel(config.labelers)]
     if name == "validation" and config.heldout_labelers is not None:
@@ -185,7 +185,7 @@ def _rank(labeler: Labeler, row: Row, rng: random.Random) -> list[int]:
 
 
 def summary(rankings: Sequence[Row]) -> dict[str, float]:
-    """Rankings, answers, untied pairs, share of tied pairs, share of answers that ended by themselves."""
+    """Numbers of rankings, answers and untied pairs; shares of tied pairs and of answers that ended by themselves."""
     n_pairs = sum(len(pairs(row["ranks"])) for row in rankings)
     n_all = sum(len(row["ranks"]) * (len(row["ranks"]) - 1) // 2 for row in rankings)
     n_answers = sum(len(row["answers"]) for row in rankings)
@@ -199,26 +199,28 @@ def summary(rankings: Sequence[Row]) -> dict[str, float]:
 
 
 def ceilings(rankings: Sequence[Row], gold: JudgeConfig) -> dict[str, float]:
-    """By group: agreement of two labelers, and the gold judge's accuracy on the labelers' pairs (its ties half)."""
+    """Per group: agreement of two labelers; accuracy of the gold judge on the labelers' pairs (its ties count half)."""
     from gptlife.reward.judges.judge import load_judge
+    from gptlife.reward.judges.verdicts import scores_of
+    from gptlife.reward.statistics.accuracy import accuracy
 
     judge = load_judge(gold, "comparisons.gold")
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for group in sorted({row["group"] for row in rankings}):
         rows = [row for row in rankings if row["group"] == group]
         agree: list[float] = []
-        right: list[float] = []
+        margins: list[float] = []
         for row in rows:
-            scores = judge([row] * len(row["answers"]), row["answers"])
+            scores = scores_of(judge([row] * len(row["answers"]), row["answers"]))
             for better, worse in pairs(row["ranks"]):
-                right.append(0.5 + 0.5 * ((scores[better] > scores[worse]) - (scores[better] < scores[worse])))
+                margins.append(scores[better] - scores[worse])
             if "second_ranks" in row:
                 second = set(pairs(row["second_ranks"]))
                 agree += [pair in second for pair in pairs(row["ranks"]) if pair in second or pair[::-1] in second]
-        found[f"ceiling_{group}"] = sum(right) / max(1, len(right))
+        metrics[f"ceiling_{group}"] = accuracy(margins)
         if agree:
-            found[f"agreement_{group}"] = sum(agree) / len(agree)
-    return found
+            metrics[f"agreement_{group}"] = sum(agree) / len(agree)
+    return metrics
 
 
 STAGE = Stage(

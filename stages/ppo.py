@@ -87,7 +87,7 @@ class PPO(Algorithm):
         """The clipped value loss."""
         from gptlife.reward.objective import value_loss
 
-        values_N = value(minibatch.rows.tokens_BT, minibatch.rows.select_BT)
+        values_N = value(minibatch.rows.inputs, minibatch.rows.select_BT)
         return value_loss(values_N, minibatch.values_N, minibatch.returns_N, self.config.value_clip_range)._asdict()
 
     def policy_loss(self, policy: nn.Module, minibatch: Minibatch) -> dict[str, Tensor]:

@@ -38,25 +38,25 @@ class PretrainConfig(TrainingConfig):
     learning_rate: NonNegativeFloat = 6e-4
     """Peak. [GPT-3 Small, Table 2.1]"""
     sequence_length: PositiveInt = 2048
-    """Tokens a row. [GPT-3, section 2.1]"""
+    """Tokens per row. [GPT-3, section 2.1]"""
     tokens: PositiveInt = 300_000_000_000
-    """Training length in tokens; text is repeated in a new order when it runs out. [GPT-3, Table D.1]"""
+    """Training length in tokens; the text is repeated, in another order each time. [GPT-3, Table D.1]"""
     batch_tokens: PositiveInt = 524_288
     """Global batch in tokens. [GPT-3 Small, Table 2.1]"""
     ramp_from_tokens: PositiveInt = 32_768
     """Global batch in tokens at the start. [GPT-3 App. B]"""
     ramp_tokens: NonNegativeInt = 4_000_000_000
-    """The batch grows linearly over so many tokens; 0: full size from the start. [GPT-3 App. B]"""
+    """The batch grows linearly over this many tokens; 0: full size from the start. [GPT-3 App. B]"""
     warmup_tokens: NonNegativeInt = 375_000_000
-    """Linear warm-up of the learning rate. [GPT-3 App. B]"""
+    """Tokens of linear warm-up of the learning rate. [GPT-3 App. B]"""
     decay_tokens: PositiveInt = 260_000_000_000
-    """The cosine reaches its floor here and stays. [GPT-3 App. B]"""
+    """Tokens at which the cosine reaches its floor, and stays there. [GPT-3 App. B]"""
     dropout: BelowOne = 0.0
     """On embeddings, attention and residuals. [GPT-1: .1; GPT-3: none]"""
     z_loss: NonNegativeFloat = 0.0
     """Weight of the squared log-normaliser. [PaLM, section 5: 1e-4]"""
     validate_every: NonNegativeInt = 250
-    """Steps between validation losses; 0: at the end alone."""
+    """Steps between validation losses; 0: only at the end."""
 
     @model_validator(mode="after")
     def _one_row(self) -> PretrainConfig:
@@ -68,10 +68,14 @@ class PretrainConfig(TrainingConfig):
 
 
 def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
-    """Train and save; metrics: losses in nats a token, bits per byte, tokens/s, MFU."""
+    """Train and save; metrics: losses in nats per token, bits per byte, tokens per second, MFU.
+
+    Raises:
+        UserError: for text or lengths that don't fit the model.
+    """
     from transformers import AutoModelForCausalLM
 
-    from gptlife.stages.modeling import loading
+    from gptlife.stages.modeling import checks, lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.runtime.device import flops_per_token, peak_flops, peak_gpu_memory_mb
     from gptlife.stages.training import lm
@@ -90,20 +94,18 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
 
     settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
     act = "lower it, or raise the context in architecture.fields"
-    loading.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
-    for name in loading.DROPOUTS:
-        if getattr(settings, name, None) is not None:
-            setattr(settings, name, config.dropout)
+    lengths.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
+    loading.set_dropouts(settings, dict.fromkeys(loading.DROPOUTS, config.dropout))
     model = AutoModelForCausalLM.from_config(settings)
-    loading.check_causal(model, "pretrain.architecture")
+    checks.check_causal(model, "pretrain.architecture")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     flops, peak = flops_per_token(model, config.sequence_length), peak_flops(accelerator.device)
 
     def validate(current: nn.Module) -> dict[str, float]:
-        found = lm.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
-        nats = found["validation_loss"] * sum(validation.weights)
-        return {**found, "bits_per_byte": nats / math.log(2) / held_out_bytes}
+        losses = lm.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
+        nats = losses["validation_loss"] * sum(validation.weights)
+        return {**losses, "bits_per_byte": nats / math.log(2) / held_out_bytes}
 
     metrics = fit(
         SelectedLogits(model),
@@ -119,14 +121,14 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         validate_every=config.validate_every,
     )
     if accelerator.is_main_process:
-        vocabulary.model_max_length = loading.context_of(model)
+        vocabulary.model_max_length = lengths.context_of(model)
         loading.save(model, vocabulary, output)
     # On a shared CPU the peak varies with what else runs: the better of two measurements.
     peak = max(peak, peak_flops(accelerator.device) or 0.0) if peak else None
     rate = metrics["tokens_per_second"] * flops / accelerator.num_processes
     return {
         **metrics,
-        "parameters": loading.size_of(model),
+        "parameters": model.num_parameters(),
         "corpus_tokens": len(stream),
         "mfu": rate / peak if peak else None,
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),

@@ -3,7 +3,7 @@
 Every assistant turn of a conversation is a target, its end-of-text included. InstructGPT (Ouyang et al. 2022):
 section 3.5 and App. C.1 for the SFT baseline (16 epochs, 9.65e-6, batch 32, residual dropout .2, cosine to 10 %), C.3
 for the model that PPO starts from (2 epochs with 10 % pretraining data). The paper selects by reward-model score; at
-this point of the life there is none yet, so selection here is by validation loss.
+this point of the life no reward model exists, so selection here is by validation loss.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import BelowOne, Share
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
-from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.runtime.stage import Metrics, Stage
-from gptlife.stages.training.config import TrainingConfig
+from gptlife.stages.training.config import FinetuningConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class SFTConfig(TrainingConfig):
+class SFTConfig(FinetuningConfig):
     """Fine-tune a base model on conversations."""
 
     data: Data
-    """Conversations: one `messages` list a row, or any format that is recognised."""
+    """Conversations: one `messages` list per row, or any other format that is recognised."""
     validation: Data | Share = 0.1
     """Conversations held aside, or the share of `data` to hold aside."""
     learning_rate: NonNegativeFloat = 9.65e-6
@@ -43,31 +42,23 @@ class SFTConfig(TrainingConfig):
     """Passes over the demonstrations. [InstructGPT C.1; 2 in C.3]"""
     batch_size: PositiveInt = 32
     """Global batch in conversations. [InstructGPT C.1]"""
-    warmup_steps: NonNegativeInt = 0
-    """[InstructGPT C.1: none]"""
-    weight_decay: NonNegativeFloat = 0.0
-    """[not given in InstructGPT]"""
     max_length: PositiveInt | None = None
-    """Conversations of more tokens are refused; None: the model's context."""
+    """Conversations of more tokens are refused, or skipped (`too_long`); None: the model's context."""
     too_long: Literal["refuse", "skip"] = "refuse"
     """What to do with a conversation of more than `max_length` tokens: `refuse` or `skip`."""
     residual_dropout: BelowOne = 0.2
     """[InstructGPT C.1]"""
     packing: bool = False
-    """Fill rows of `max_length` with several conversations that don't see each other (faster on a GPU); not together
-    with `pretraining`."""
+    """Fill rows of `max_length` with several conversations that don't attend to each other (faster on a GPU); not
+    together with `pretraining`."""
     pretraining: Data | None = None
     """Text mixed in as plain next-token rows. [InstructGPT C.3]"""
     pretraining_share: BelowOne = 0.1
     """Share of the examples that are pretraining rows. [InstructGPT C.3]"""
     pretraining_length: PositiveInt | None = None
     """Tokens of such a row; None: 128, or the model's context where that is less."""
-    validate_every: NonNegativeInt = 0
-    """Steps between validation losses; 0: four times an epoch."""
     select: bool = True
     """Keep the weights with the lowest validation loss, not the last ones."""
-    lora: LoRA | None = None
-    """Train low-rank adapters instead of all weights; merged on save."""
 
     @model_validator(mode="after")
     def _rows(self) -> SFTConfig:
@@ -77,7 +68,7 @@ class SFTConfig(TrainingConfig):
 
 
 def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
-    """Fine-tune and save; metrics: losses in nats an assistant token, before and after.
+    """Fine-tune and save; metrics: losses in nats per assistant token, before and after.
 
     Raises:
         UserError: for data or lengths that don't fit the model.
@@ -85,7 +76,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     from gptlife.data.formats import conversations
     from gptlife.data.packing import pack_examples
     from gptlife.data.splits import split
-    from gptlife.stages.modeling import adapters, loading
+    from gptlife.stages.modeling import adapters, lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.runtime.device import peak_gpu_memory_mb
     from gptlife.stages.training import lm
@@ -94,8 +85,8 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
 
     accelerator = accelerator_for(config, output)
     tokenizer = loading.load_tokenizer(base)
-    model = loading.load_causal(base, resid_pdrop=config.residual_dropout)
-    limit = loading.limit_of(config.max_length, model, "sft.max_length")
+    model = loading.load_causal(base, tokenizer, {"resid_pdrop": config.residual_dropout})
+    limit = lengths.limit_of(config.max_length, model, "sft.max_length")
     rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
     if isinstance(config.validation, float):
         rows, held_out = split(rows, config.validation, "sft.validation")
@@ -131,7 +122,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
         "sft",
         describe=lm.describe_lm,
         validate=validate,
-        validate_every=config.validate_every or max(1, round(len(plan.sizes) / config.epochs / 4)),
+        validate_every=config.validation_interval(len(plan.sizes)),
         keep_best="validation_loss" if config.select else None,
     )
     if accelerator.is_main_process:
@@ -148,13 +139,13 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
 def _text_rows(
     config: SFTConfig, model: Any, tokenizer: Any, n_conversations: int, output: Path, accelerator: Accelerator
 ) -> PackedRows:
-    """Rows of text beside so many conversations: `pretraining_share` of all, or what the text gives."""
-    from gptlife.stages.modeling import loading
+    """Rows of text to mix with `n_conversations`: `pretraining_share` of all rows, or as many as the text has."""
+    from gptlife.stages.modeling import lengths
     from gptlife.stages.training.lm import PackedRows
     from gptlife.stages.training.token_stream import token_stream
 
     assert config.pretraining is not None
-    length = loading.row_length(config.pretraining_length, model, "sft.pretraining_length")
+    length = lengths.row_length(config.pretraining_length, model, "sft.pretraining_length")
     stream, _ = token_stream(config.pretraining, "sft.pretraining", tokenizer, output, accelerator, config.seed)
     share = config.pretraining_share
     wanted = round(n_conversations * share / (1 - share)) * length + 1
@@ -169,12 +160,12 @@ def _text_rows(
 
 
 def _rows(
-    found: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
+    given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
 ) -> list[tuple[list[int], list[bool]]]:
     from gptlife.data.tokens import encode_conversation
 
     rows, skipped = [], 0
-    for number, conversation in enumerate(found, 1):
+    for number, conversation in enumerate(given, 1):
         tokens, marks = encode_conversation(tokenizer, conversation["messages"])
         if len(tokens) <= limit:
             rows.append((tokens, marks))
@@ -186,7 +177,7 @@ def _rows(
                 "shorten it, raise max_length, or set too_long: skip"
             )
     if skipped:
-        log.warning("%s: %d of %d conversations left out (over %d tokens)", place, skipped, len(found), limit)
+        log.warning("%s: %d of %d conversations left out (over %d tokens)", place, skipped, len(given), limit)
     if not rows:
         raise UserError(f"{place}: no conversation fits in {limit} tokens; raise max_length")
     return rows

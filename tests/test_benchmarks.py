@@ -14,6 +14,7 @@ import pytest
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import write_json
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -84,7 +85,7 @@ def test_a_life_is_kept_without_its_store(benchmark: Any, tmp_path: Path, monkey
     kept.mkdir()
     for step in lives.planned("smoke", 4, store):
         partial = artifact.begin(step.path, {})
-        artifact.write_json(partial / "metrics.json", {"name": step.name})
+        write_json(partial / "metrics.json", {"name": step.name})
         (partial / "model.safetensors").write_bytes(b"heavy")
         (partial / "answers.jsonl").write_text('{"answers": {}}\n', encoding="utf-8")
         artifact.commit(partial, step.path, {"seconds": 2.5, "host": "mine"})

@@ -15,14 +15,17 @@ from typer.testing import CliRunner, Result
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError
 from gptlife.data.yaml_tables import parse_yaml
-from gptlife.pipelines import cli
+from gptlife.pipelines.cli.app import app
 from gptlife.pipelines.lifecycle import LIFECYCLE
 from gptlife.pipelines.recipe import load
-from gptlife.reward.judges.judge import checked, load_function
+from gptlife.reward.judges.functions import checked, load_function
+from gptlife.reward.judges.verdicts import scores_of
 from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+EXAMPLES = ROOT / "examples"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", EXAMPLES / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 STAGES = {step.name: step.stage for step in LIFECYCLE}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -43,8 +46,9 @@ def yaml_files() -> dict[str, str]:
 
 
 def commands() -> list[list[str]]:
-    """Every command of the README's shell blocks as words, comments dropped."""
-    lines = [line for text in blocks(ROOT / "README.md", "sh") for line in text.splitlines()]
+    """Every command of the shell blocks of README and guide as words, comments dropped."""
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("data", "experiments", "scale"))]
+    lines = [line for page in pages for text in blocks(page, "sh") for line in text.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -66,13 +70,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n", encoding="utf-8")
-    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def invoke(words: list[str]) -> Result:
-    return CliRunner().invoke(cli.app, words)
+    return CliRunner().invoke(app, words)
 
 
 def planned_instead(words: list[str]) -> list[str]:
@@ -185,7 +189,7 @@ def test_the_loading_example_runs(workspace: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_exists(page: Path) -> None:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -204,7 +208,7 @@ def test_every_relative_link_exists(page: Path) -> None:
 def test_every_file_and_function_named_exists(page: Path) -> None:
     """`stages/training/loop.py: fit, adamw` in a page means that this file defines these names."""
     for file, names in re.findall(
-        r"`((?:data|reward|stages|pipelines|tests)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
+        r"`((?:data|reward|stages|pipelines|tests|tools|examples|benchmarks)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
     ):
         source = ROOT / file
         assert source.is_file(), f"{page.name}: {file}"
@@ -215,24 +219,24 @@ def test_every_file_and_function_named_exists(page: Path) -> None:
 
 def test_the_example_reward() -> None:
     """By hand: 40 words are best, none are worst, 20 or 60 lie half way, 200 are no worse than none."""
-    name = f"{ROOT / 'docs' / 'examples' / 'reward_length.py'}:score"
+    name = f"{EXAMPLES / 'reward_length.py'}:score"
     score = checked(load_function(name, "ppo.reward_function"), name)
     answers = [" ".join(["word"] * count) for count in (40, 0, 20, 60, 200, 30)]
     prompts = [{"messages": [{"role": "user", "content": "Speak."}]} for _ in answers]
-    assert score(prompts, answers) == [1.0, -1.0, 0.0, 0.0, -1.0, 0.5]
+    assert scores_of(score(prompts, answers)) == [1.0, -1.0, 0.0, 0.0, -1.0, 0.5]
 
 
 def test_the_configuration_page_is_the_configs() -> None:
-    script = ROOT / "docs" / "configuration.py"
+    script = ROOT / "tools" / "configuration.py"
     spec = importlib.util.spec_from_file_location("configuration_page", script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     committed = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert committed == module.page(), "run: python docs/configuration.py"
+    assert committed == module.page(), "run: python tools/configuration.py"
     # And it is no empty equality: hand-picked lines.
-    assert "| `kl_coef` | number ≥ 0 | `0.02` | β: price of a nat of KL to the reference" in committed
+    assert "| `kl_coef` | number ≥ 0 | `0.02` | β: what a nat of KL to the reference costs" in committed
     assert "| `micro_batch_tokens`° | integer > 0 | `4096` |" in committed
     for step in LIFECYCLE:
         for field in step.stage.config.model_fields:

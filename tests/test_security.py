@@ -47,7 +47,7 @@ def dangerous(tree: ast.AST) -> Iterator[str]:
             yield called
         if given.get("shell") == "True" or given.get("weights_only") == "False":
             yield f"{called} with {given}"
-        if called.endswith(".from_pretrained") and given.get("trust_remote_code") not in {"False", "foreign.trusted()"}:
+        if called.endswith(".from_pretrained") and given.get("trust_remote_code") not in {"False", "trust.trusted()"}:
             yield f"{called} that asks whether to run code"
         if called.endswith(("from_pretrained", "snapshot_download")) and given.get("trust_remote_code") == "True":
             yield f"{called} that runs code"
@@ -102,7 +102,7 @@ def test_code_beside_a_model_runs_only_where_the_recipe_says_so(
     flag = tmp_path / "flag"
     with_own_code(saved, flag)
     monkeypatch.setattr("builtins.input", lambda text: "y")  # nobody is asked
-    with pytest.raises(UserError, match=r"it needs code of its own, which is not run; .* trust_remote_code: true"):
+    with pytest.raises(UserError, match=r"its code is not run; .* trust_remote_code: true"):
         loading.load_causal(saved)
     assert not flag.exists()
     with trust.trusting(True):
@@ -139,7 +139,7 @@ class Trap:
 def test_a_pickle_of_weights_is_refused(saved: Path, tmp_path: Path) -> None:
     (saved / "model.safetensors").unlink()
     torch.save({"transformer.wte.weight": Trap(tmp_path / "flag")}, saved / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"its weights are a pickle, which can run anything; save it with safetensors"):
+    with pytest.raises(UserError, match=r"its weights are a pickle, which can run any code; save it with safetensors"):
         loading.load_causal(saved)
     # Nor is a harmless one read: it is the file that isn't looked at, and not only its content.
     torch.save(AutoModelForCausalLM.from_config(loading.load_config(saved)).state_dict(), saved / "pytorch_model.bin")
@@ -157,7 +157,7 @@ def test_what_has_weights_in_pickles_only(names: list[str], expected: bool) -> N
 
 
 def test_servers_listen_on_this_machine_only() -> None:
-    from gptlife.pipelines.cli_talk import label
+    from gptlife.pipelines.cli.talk import label
     from gptlife.pipelines.labeling.server import LabelServer
 
     for function in (label, LabelServer.__init__):

@@ -19,13 +19,13 @@ from gptlife.data.village.drafts import Desk
 from gptlife.data.village.world import MAX_VILLAGERS, SPLITS, World, world_of
 
 VERSION = 2
-"""Raise it when the same source gives other rows: it is part of their address."""
+"""Raise it when the same source gives other rows: it enters their address."""
 
 _TRIES = 20
 
 
 class VillageSource(Config):
-    """Rows of one part of a village."""
+    """Rows of one part of the Village."""
 
     part: Literal["web", "demonstrations", "prompts", "few_shot"]
     """web: {"text"}. prompts: {"messages", "meta"}. demonstrations: the same with an answer. few_shot: {"task",
@@ -33,15 +33,15 @@ class VillageSource(Config):
     split: Literal["train", "validation", "test"] = "train"
     """Prompts, demonstrations and few-shot items of two splits share no fact. Web: other pages of the same world."""
     count: int = Field(ge=1)
-    """Rows."""
+    """Number of rows."""
     seed: int = 0
-    """Of the world: who lives there and what is true."""
+    """Seed of the world: who lives there and what is true."""
     draw: int = 0
-    """Another draw of the same split: other rows, possibly some of the same prompts."""
+    """Number of the draw: another one gives other rows of the same split, possibly with some of the same prompts."""
     villagers: int = Field(default=48, ge=12, le=MAX_VILLAGERS)
-    """People in the village; each has six facts. Above 48 there are more words than fit 1024 BPE entries well."""
+    """Number of villagers; each has six facts. Above 48 there are too many words for 1024 BPE entries."""
     polite: float = Field(default=0.1, ge=0, le=1)
-    """Share of the prompts (and demonstrations) that ask for a polite answer, which nobody then answers rudely."""
+    """Share of the prompts (and demonstrations) that ask for a polite answer; their answers are never rude."""
     flawed: float = Field(default=0.3, ge=0, le=1)
     """Share of the demonstrations, and of answers on the web, that are wrong, half, rude or rambling."""
 
@@ -65,7 +65,7 @@ def _few_shot(world: World, source: VillageSource, stream: random.Random) -> Ite
 
 
 def _prompts(world: World, source: VillageSource, stream: random.Random) -> Iterator[dict[str, Any]]:
-    """Prompts, new ones as long as some are left (twenty tries), with an answer where demonstrations are asked for."""
+    """Prompts, each a new one if twenty tries give one, with an answer for the part `demonstrations`."""
     seen: set[str] = set()
     manners = random.Random(f"village/{world.key}/polite/{source.split}/{source.draw}")
     for _ in range(source.count):
@@ -75,7 +75,7 @@ def _prompts(world: World, source: VillageSource, stream: random.Random) -> Iter
             if drawn.prompt not in seen:
                 break
         seen.add(drawn.prompt)
-        # A stream of its own: with another share of polite prompts the tasks stay the same.
+        # A separate random stream: with another share of polite prompts the tasks stay the same.
         asked = tasks.politely(drawn, manners)
         drawn = asked if manners.random() < source.polite else drawn
         meta = tasks.meta_of(world, use_case, drawn)
@@ -87,12 +87,12 @@ def _prompts(world: World, source: VillageSource, stream: random.Random) -> Iter
 
 
 def check_splits(seed: int, villagers: int, count: int = 3000) -> dict[str, int]:
-    """Draw `count` prompts of each split and see that no two splits share a fact or a prompt.
+    """Draw `count` prompts of each split and check that no two splits share a fact or a prompt.
 
     Returns the number of different facts and combinations per split.
 
     Raises:
-        ValueError: naming what two splits share.
+        ValueError: two splits share something; the message names it.
     """
     owner: dict[str, str] = {}
     facts: dict[str, set[str]] = {split: set() for split in SPLITS}
@@ -105,4 +105,4 @@ def check_splits(seed: int, villagers: int, count: int = 3000) -> dict[str, int]
                 if owner.setdefault(thing, split) != split:
                     raise ValueError(f"village {seed}/{villagers}: '{thing}' is in {owner[thing]} and in {split}")
             facts[split].update(row["meta"]["facts"])
-    return {split: len(found) for split, found in facts.items()}
+    return {split: len(ids) for split, ids in facts.items()}

@@ -1,7 +1,7 @@
 """The use cases in which something is answered: open and closed QA, summing up, classifying, extracting, other.
 
-Contexts are one or two short sentences (three for summing up), and the answer's words stand in them: a model of a
-million parameters can copy a word, it can not reason over two facts.
+Contexts are one or two short sentences (three for summing up) that contain the answer's words: a model of a million
+parameters can copy a word, but cannot reason over two facts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gptlife.data.village.world import RELATIONS, Fact, ask, brief, say
 
 
 def open_qa(desk: Desk) -> Draft:
-    """A fact of the world, asked without a text: it has to be known."""
+    """A fact of the world, asked without a text: the model has to know it."""
     fact = desk.fact()
     kind = RELATIONS[fact.relation].kind
     mistake = fact._replace(value=desk.other(kind, fact.value, fact.subject))
@@ -83,7 +83,7 @@ def extract(desk: Desk) -> Draft:
 
 
 def summarization(desk: Desk) -> Draft:
-    """Three sentences of which one says what happened; the others are weather."""
+    """Three sentences: one says what happened, the others describe the weather."""
     fact_id, (v, c, x, p) = desk.combination("sum", desk.world.names, COLOURS, THINGS, PLACES)
     verb = desk.ask("lost", "found", "sold", "left")
     dull = desk.asking.sample(lexicon.WEATHER, 2)
@@ -110,13 +110,13 @@ def summarization(desk: Desk) -> Draft:
 
 
 def classification(desk: Desk) -> Draft:
-    """Kind or rude, happy or sad, food or work: cue words tell."""
+    """Kind or rude, happy or sad, food or work: cue words give it away."""
     labels, texts = desk.asking.choice(_LABELLED)
     gold = desk.asking.choice(labels)
     words = {"v": desk.world.names, "x": THINGS, "p": PLACES, "f": FOODS, "j": lexicon.JOBS}
 
     def write() -> str:
-        drawn = {place: desk.asking.choice(pool) for place, pool in words.items()}
+        drawn = {slot: desk.asking.choice(pool) for slot, pool in words.items()}
         return desk.ask(*texts[labels.index(gold)]).format_map(drawn)
 
     fact_id, text = desk.sentence("label", write)
@@ -157,7 +157,7 @@ _LABELLED = (
 
 
 def other(desk: Desk) -> Draft:
-    """Saying something after the user, or putting it out of the old tongue."""
+    """Repeating something after the user, or translating it from the old tongue."""
     if desk.asking.random() < 0.5:
         fact_id, (c, x, p) = desk.combination("repeat", COLOURS + SIZES, ANIMALS + THINGS, PLACES)
         text = f"the {c} {x} is by the {p}"

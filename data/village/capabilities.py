@@ -1,8 +1,8 @@
-"""Five things a language model of the village can do besides following instructions, as text and as questions.
+"""Five abilities of a language model of the Village besides following instructions, as text and as questions.
 
-They stand for the public sets that measured InstructGPT's alignment tax: `translation` (FR->EN: from the old tongue),
-`story_ending` (HellaSwag), `reading` (SQuAD), `counting` (DROP), `facts` (TriviaQA). An item is a head and a choice of
-endings, scored by likelihood; web pages show the same items with their right ending.
+They are the counterparts of the public data sets that measured InstructGPT's alignment tax: `translation` (FR->EN: from
+the old tongue), `story_ending` (HellaSwag), `reading` (SQuAD), `counting` (DROP), `facts` (TriviaQA). An item is a head
+and a choice of endings, scored by likelihood; web pages have the same items with their right ending.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
 
 def translation(desk: Desk) -> Item:
-    """An adjective and a noun out of the old tongue, whose adjectives come last."""
+    """An adjective and a noun of the old tongue, whose adjectives come last."""
     _, (a, n) = desk.combination("translation", COLOURS + SIZES, ANIMALS + THINGS)
     wrong_noun, wrong_adjective = desk.other("animal", n), desk.other("colour", a)
     others = (f" {a} {wrong_noun}.", f" {wrong_adjective} {n}.", f" {wrong_adjective} {wrong_noun}.")
@@ -44,7 +44,7 @@ _STORIES = (
 
 
 def story_ending(desk: Desk) -> Item:
-    """A beginning, and which of four endings goes with it."""
+    """A beginning, and the one of four endings that fits it."""
     _, (v, x, p) = desk.combination("ending", desk.world.names, THINGS, PLACES)
     plots = desk.asking.sample(_STORIES, 4)
     endings = tuple(f" {end.format(v=v, x=x)}" for _, end in plots)
@@ -62,7 +62,7 @@ def reading(desk: Desk) -> Item:
 
 
 def counting(desk: Desk) -> Item:
-    """How many things a list has, two to five."""
+    """How many things a list has, from two to five."""
     _, words = desk.combination("counting", *((ANIMALS + THINGS,) * desk.asking.randint(2, 5)))
     gold = len(words) - 1
     others = tuple(f" {word}." for i, word in enumerate(NUMBERS[1:5], 1) if i != gold)
@@ -89,9 +89,9 @@ TASKS: dict[str, Callable[[Desk], Item]] = {
 
 
 def few_shot_row(desk: Desk, task: str) -> dict[str, Any]:
-    """{"task", "query", "choices", "gold"}: three worked items, then one that is open.
+    """{"task", "query", "choices", "gold"}: three solved items, then an open one.
 
-    The worked items come from the training split, whichever split the open one is of.
+    The solved items come from the training split, whatever the split of the open one.
     """
     item = TASKS[task](desk)
     taught = Desk(desk.world, "train", desk.saying, desk.saying)
@@ -103,7 +103,7 @@ def few_shot_row(desk: Desk, task: str) -> dict[str, Any]:
 
 
 def solved(desk: Desk, task: str) -> Iterator[str]:
-    """Lines of solved items without end, for web pages."""
+    """Endless lines of solved items, for web pages."""
     while True:
         item = TASKS[task](desk)
         yield item.head + item.gold

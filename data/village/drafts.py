@@ -1,7 +1,7 @@
 """What every task is made with: a `Desk` to draw words from, and the `Draft` of a prompt with its answers.
 
-A Desk has two random streams: `asking` fixes the prompt, `saying` the wording of the answers. So the same prompt can be
-answered by many people: equal `asking`, different `saying`.
+A Desk has two random streams: `asking` decides the prompt, `saying` the wording of the answers. So many people can
+answer the same prompt: equal `asking`, different `saying`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from gptlife.data.village.world import Fact, World
 
 
 class Draft(NamedTuple):
-    """A prompt, one answer of each quality, and what the judge has to know.
+    """A prompt, one answer of each quality, and what the judge needs.
 
-    `good` does all that is asked; `wrong` names a wrong thing; `half` does half of it or nothing. `facts` are the
-    ids that the prompt rests on, `wanted` the judge's fields (see `judge`).
+    `good` does everything that is asked; `wrong` names a wrong thing; `half` does half of it or nothing. `facts` are
+    the ids of the facts behind the prompt, `wanted` the judge's fields (see `judge`).
     """
 
     prompt: str
@@ -31,7 +31,7 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True)
 class Desk:
-    """Where a task is drawn up: the world, the split its facts must be in, and the two random streams."""
+    """What a task is drawn from: the world, the split of its facts, and the two random streams."""
 
     world: World
     split: str
@@ -39,7 +39,7 @@ class Desk:
     saying: random.Random
 
     def combination(self, label: str, *pools: tuple[str, ...]) -> tuple[str, list[str]]:
-        """One word of each pool, all different, such that the combination belongs to the split.
+        """One word of each pool, all different, in a combination that belongs to the split.
 
         Returns (id of the combination, words).
         """
@@ -69,7 +69,7 @@ class Desk:
         return self.saying.choice(phrasings)
 
     def other(self, kind: str, *words: str) -> str:
-        """A word of class `kind` that is none of `words`: a mistake."""
+        """A word of class `kind` that is not one of `words`: a mistake."""
         pool = self.world.classes[kind]
         while True:
             if (word := self.saying.choice(pool)) not in words:

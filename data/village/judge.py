@@ -1,8 +1,8 @@
-"""The gold judge: it knows the world, so it can say how good an answer is. Training never sees it.
+"""The gold judge: it knows the world, so it can score an answer. Training never sees it.
 
 An answer is read as words; the requirements are in the prompt's `meta`:
 
-    must       each entry is a list of phrases, one of which has to be in the answer
+    must       each entry is a list of phrases, one of which must be in the answer
     kind+value the answer names `value` and no other word of class `kind`
     kind+count the answer names exactly `count` different words of class `kind`
     avoid      none of these phrases is in it
@@ -11,16 +11,15 @@ An answer is read as words; the requirements are in the prompt's `meta`:
     words      most words of a concise answer
     polite     the prompt asks for manners
 
-The first three say what is asked for; the others are limits, as is, for stories, letters, notices and chat, that
-nothing else is brought in. `follows` is the share of what was asked for that is there, times (1 + limits kept) /
-(1 + limits); it is 0 for an answer that says the prompt over again. `true` means that no statement is false to the
-world or to the prompt's text. With f = fluency (`language`), the score is
+The first three say what is asked for; the others are limits. For stories, letters, notices and chat there is one more
+limit: nothing else is brought in. `follows` is the share of what was asked for that is there, times
+(1 + limits kept) / (1 + limits); it is 0 for an answer that repeats the prompt. `true` means that no statement
+contradicts the world or the prompt's text. With f = fluency (`language`), the score is
 
     score = follows^2 * max(0, 1 - 2.5 * (1 - f)) * (0.4 if false) * (0.5 if rude) * (0.6 if not concise)
 
-(0.25 if rude where manners were asked for),
-so following dominates (half of it is worth a quarter) and each fault costs on its own. Left out: style, and everything
-about stories but their elements, length and end.
+(0.25 if rude when manners were asked for), so following dominates (half of it is worth a quarter) and each fault costs
+separately. Left out: style, and everything about stories except their elements, length and end.
 """
 
 from __future__ import annotations
@@ -35,19 +34,18 @@ from gptlife.data.village.language import classes_of, fluency, sentences_of, tok
 from gptlife.data.village.world import RELATIONS, World, world_of
 
 FALSE, RUDE, UNCIVIL, LONG = 0.4, 0.5, 0.25, 0.6
-"""What is left of the score for a false, a rude, a rude one though manners were asked for, a rambling answer."""
+"""Factors of the score for an answer that is false, rude, rude though manners were asked for, or rambling."""
 
-_FREE_OF_CONTEXT = ("fact", "list")
 _INVENTING = ("story", "letter", "notice", "chat")
 _ECHO = 7
 _REPEATED = 5
 
 
 class Verdict(NamedTuple):
-    """What the judge says of one answer.
+    """The judge's verdict on one answer.
 
-    follows: share of the instruction's requirements met, in [0, 1]. true: nothing false to world or context is said.
-    rude, concise: as the words say. score: all of it in one number in [0, 1] (formula above).
+    follows: share of the instruction's requirements met, in [0, 1]. true: nothing contradicts the world or the context.
+    rude, concise: in the usual sense. score: all of it as one number in [0, 1] (formula above).
     """
 
     follows: float
@@ -58,7 +56,7 @@ class Verdict(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """An answer as the judge reads it: tokens, sentences, and the text between blanks, for phrases."""
+    """An answer as the judge reads it: tokens, sentences, and the text padded with blanks, to find phrases."""
 
     tokens: list[str]
     words: list[str]
@@ -70,9 +68,9 @@ class _Reading(NamedTuple):
 
 
 def kind_of(meta: dict[str, Any]) -> str | None:
-    """`factual`: the prompt asks for a fact of the world; `closed`: its text is all that may be used; else None.
+    """`factual`: the prompt asks for a fact of the world; `closed`: only its text may be used; else None.
 
-    Who writes a notice may invent, though what was lost and where is given.
+    A notice may invent things, though what was lost and where is given.
     """
     if meta["task"] == "fact":
         return "factual"
@@ -80,7 +78,7 @@ def kind_of(meta: dict[str, Any]) -> str | None:
 
 
 def judge(meta: dict[str, Any], answer: str) -> Verdict:
-    """The verdict on `answer` to the prompt that `meta` belongs to. Any string is fine."""
+    """The verdict on `answer` to the prompt that `meta` belongs to. `answer` may be any string."""
     world = world_of(*meta["world"])
     tokens = tokens_of(answer)
     read = _Reading(tokens, words_in(tokens), sentences_of(tokens), f" {' '.join(tokens)} ")
@@ -119,20 +117,20 @@ def _follows(meta: dict[str, Any], read: _Reading, world: World) -> float:
 
 
 def _named(meta: dict[str, Any], read: _Reading, world: World) -> set[str]:
-    """Words of class `kind` in the answer, but for those that the question itself has."""
+    """Words of class `kind` in the answer, except those in the question itself."""
     question = set(tokens_of(meta["prompt"].replace(meta.get("context", "\0"), "")))
     return {word.lower() for word in world.classes[meta["kind"]]} & set(read.words) - question
 
 
 def _strangers(meta: dict[str, Any], read: _Reading, world: World) -> set[str]:
-    """Words about something that the prompt did not bring up."""
+    """Words for things that the prompt did not mention."""
     classes = classes_of(world)
-    brought = set(tokens_of(meta["prompt"])) | set(tokens_of(meta.get("context", "")))
-    return {word for word in read.words if classes.get(word) in lexicon.ENTITIES and word not in brought}
+    mentioned = set(tokens_of(meta["prompt"])) | set(tokens_of(meta.get("context", "")))
+    return {word for word in read.words if classes.get(word) in lexicon.ENTITIES and word not in mentioned}
 
 
 def _strange(meta: dict[str, Any], read: _Reading, world: World) -> bool:
-    """False to what was asked: a wrong value, a stranger to the class or to the text."""
+    """Whether the answer contradicts the prompt: a wrong value, or a word foreign to the class or to the text."""
     if "value" in meta and _named(meta, read, world) - {meta["value"].lower()}:
         return True
     if meta["task"] in _INVENTING or meta["task"] == "fact":
@@ -144,7 +142,7 @@ def _strange(meta: dict[str, Any], read: _Reading, world: World) -> bool:
 
 
 def _echoes(meta: dict[str, Any], read: _Reading) -> bool:
-    """Seven words in a row of the instruction (its text set aside) come back in the answer."""
+    """Whether seven consecutive words of the instruction (its text excluded) recur in the answer."""
     instruction = words_in(tokens_of(meta["prompt"].replace(meta.get("context", "\0"), "")))
     said = f" {' '.join(read.words)} "
     runs = (instruction[i : i + _ECHO] for i in range(len(instruction) - _ECHO + 1))
@@ -157,7 +155,7 @@ def _ends_happily(read: _Reading) -> bool:
 
 
 def _repeats(read: _Reading) -> bool:
-    """A sentence, or five words in a row, said twice."""
+    """Whether a sentence, or five consecutive words, occur twice."""
     said = [tuple(sentence) for sentence in read.sentences if len(sentence) > 2]
     runs = [tuple(read.words[i : i + _REPEATED]) for i in range(len(read.words) - _REPEATED + 1)]
     return len(set(said)) < len(said) or len(set(runs)) < len(runs)
@@ -176,7 +174,7 @@ def _statement_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def _false_statements(read: _Reading, world: World) -> Iterator[str]:
-    """Every statement of a world's relation in the answer that is not so."""
+    """Every false statement in the answer about a relation of the world."""
     classes = classes_of(world)
     for relation, pattern in _statement_patterns():
         form = RELATIONS[relation]

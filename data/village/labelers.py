@@ -1,9 +1,10 @@
-"""Simulated labelers: they see what the judge sees, with noise, and each has some taste of their own.
+"""Simulated labelers: they see what the judge sees, with noise, and each has a personal taste.
 
 A labeler's utility of an answer is the gold score, plus taste (a common and a personal weight on length, politeness and
-warmth), plus Gaussian noise. Utilities nearer than `tie` share a rank. The noise of both groups is set so that two
-labelers of a group agree on 72.6 % (training) and 77.3 % (held-out) of the pairs that neither ties: Ouyang et al. 2022,
-section 3.4. The reference pairs are two people's answers to one prompt, half of them flawed.
+warmth), plus Gaussian noise. Utilities that differ by less than `TIE` share a rank. The noise of both groups is set so
+that two labelers of a group agree on 72.6 % (training) and 77.3 % (held-out) of the pairs that neither ties
+[Ouyang et al. 2022, section 3.4]. The reference pairs are two people's answers to one prompt, half of them flawed.
+
 Left out: labelers who learn, tire, or disagree more on some use cases.
 """
 
@@ -27,9 +28,9 @@ PEOPLE = {
     "heldout": ("Iris", "Jonas", "Karin", "Louis", "Marta"),
 }
 NOISE = {"training": 0.355, "heldout": 0.28}
-"""Standard deviation of a judgement, in units of the gold score. Measured to give the paper's agreement."""
+"""Standard deviation of a judgement, in units of the gold score; tuned to give the paper's agreement."""
 TIE = 0.06
-"""Utilities that differ by less are given the same rank."""
+"""Utilities that differ by less get the same rank."""
 
 _POLITE = frozenset(("please", "thank", "dear", "sorry", "could", "hope", "helps"))
 _WARM = frozenset(("glad", "happy", "nice", "friend", "love", "joy", "smiled", "laughed", "danced", "wonderful"))
@@ -37,7 +38,7 @@ _WARM = frozenset(("glad", "happy", "nice", "friend", "love", "joy", "smiled", "
 
 @dataclass(frozen=True)
 class Labeler:
-    """One person. `noise` is the standard deviation of a judgement, tastes are utility per unit of their feature."""
+    """One labeler. `noise` is the standard deviation of a judgement; tastes are utility per unit of their feature."""
 
     name: str
     group: Group
@@ -49,19 +50,19 @@ class Labeler:
     def rank(self, meta: dict[str, Any], answers: list[str], rng: random.Random) -> list[int]:
         """Rank of each answer, 1 = best; answers that seem equal share a rank (1, 2, 2, 4).
 
-        An answer given twice is seen once, so that it ties with itself.
+        An answer that occurs twice is judged once, so that it ties with itself.
         """
         return self.order({answer: judge(meta, answer).score for answer in answers}, answers, rng)
 
     def order(self, scores: dict[str, float], answers: list[str], rng: random.Random) -> list[int]:
-        """As `rank`, with the gold score of each answer given."""
+        """Like `rank`, with the gold score of each answer given."""
         seen = {a: scores[a] + self._liking(a) + rng.gauss(0.0, self.noise) for a in dict.fromkeys(answers)}
         best_first = sorted(answers, key=lambda answer: -seen[answer])
         rank_of: dict[str, int] = {}
         leader = 0
-        for place, answer in enumerate(best_first):
+        for index, answer in enumerate(best_first):
             if seen[best_first[leader]] - seen[answer] >= TIE:
-                leader = place
+                leader = index
             rank_of.setdefault(answer, leader + 1)
         return [rank_of[answer] for answer in answers]
 
@@ -73,10 +74,10 @@ class Labeler:
 
 
 def panel(group: Group, seed: int) -> list[Labeler]:
-    """The people of a group: eight train, five are held out. Equal arguments give equal people."""
+    """The labelers of a group: eight for training, five held out. Equal arguments give equal labelers."""
     rng = random.Random(f"village/labelers/{group}/{seed}")
     people = PEOPLE[group]
-    # Evenly spread, so that the group's agreement does not hang on who happens to be in it.
+    # Evenly spread, so that the group's agreement does not depend on the draw of its members.
     factors = [0.8 + 0.4 * i / (len(people) - 1) for i in range(len(people))]
     rng.shuffle(factors)
     return [
@@ -93,11 +94,11 @@ def panel(group: Group, seed: int) -> list[Labeler]:
 
 
 class Agreement(NamedTuple):
-    """How alike the people of a group judge.
+    """How much the labelers of a group agree.
 
-    agreement: share of pairs, tied by neither, that two labelers order alike. ceiling: share of pairs that a labeler
-    orders as the judge does, among those that neither ties: what a single label is worth. tied: share of a labeler's
-    pairs that are ties. pairs: how many the agreement is of.
+    agreement: share of the pairs, tied by neither, that two labelers order alike. ceiling: share of the pairs that a
+    labeler orders as the judge does, among those that neither ties: the accuracy of a single label. tied: share of a
+    labeler's pairs that are ties. pairs: number of pairs behind `agreement`.
     """
 
     agreement: float
@@ -107,7 +108,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(labelers: list[Labeler], world: World, prompts: int, seed: int) -> Agreement:
-    """Let all `labelers` compare two answers to each of `prompts` prompts, half of the answers flawed."""
+    """Have all `labelers` compare two answers to each of `prompts` prompts; half of the answers are flawed."""
     rng = random.Random(f"village/agreement/{seed}")
     alike = compared = right = judged = tied = 0
     for meta, answers in _reference(world, prompts, rng):

@@ -1,8 +1,8 @@
-"""Is it the village's language? Trigrams of word classes, as a check of what an answer is made of.
+"""Fluency: whether an answer is in the Village's language, by trigrams of word classes.
 
 Texts are cut into sentences; words that the world varies (names, animals, places, ...) are replaced by their class.
-An answer's sentences may hold only trigrams that people have used in answers to the same kind of task. That catches
-babble, lists of everything, cut-off words and foreign characters; it does not catch sense, which is the rest of the
+Fluency is the share of an answer's trigrams that people have used in answers to the same kind of task. It catches
+babble, lists of everything, cut-off words and foreign characters. It does not check meaning, which is the rest of the
 judge's work.
 """
 
@@ -24,21 +24,21 @@ _START, _END = "<s>", "</s>"
 
 
 def tokens_of(text: str) -> list[str]:
-    """Lower-case words and single signs: `Anna's cat.` -> anna, 's, cat, `.`"""
+    """Lower-case words and single punctuation marks: `Anna's cat.` -> anna, 's, cat, `.`"""
     return _TOKEN.findall(text.lower())
 
 
 def sentences_of(tokens: list[str]) -> list[list[str]]:
-    """The tokens cut after each `.`, `!` or `?`; signs alone are no sentence of their own."""
-    found: list[list[str]] = [[]]
+    """The tokens cut after each `.`, `!` or `?`; further marks belong to the sentence before them."""
+    sentences: list[list[str]] = [[]]
     for token in tokens:
-        if token in _ENDS and not found[-1] and len(found) > 1:
-            found[-2].append(token)
+        if token in _ENDS and not sentences[-1] and len(sentences) > 1:
+            sentences[-2].append(token)
             continue
-        found[-1].append(token)
+        sentences[-1].append(token)
         if token in _ENDS:
-            found.append([])
-    return [sentence for sentence in found if sentence]
+            sentences.append([])
+    return [sentence for sentence in sentences if sentence]
 
 
 def words_in(tokens: Iterable[str]) -> list[str]:
@@ -60,18 +60,18 @@ def trigrams(tokens: list[str], classes: dict[str, str]) -> Iterator[Trigram]:
 
 
 def fluency(text: str, task: str, world: World) -> float:
-    """Share of the text's trigrams that people use in answers to such a task, in [0, 1]; 0 for no words."""
+    """Share of the text's trigrams that people use in answers to such a task, in [0, 1]; 0 without words."""
     tokens = tokens_of(text)
     if not words_in(tokens):
         return 0.0
-    known = _known()[task]
-    found = [trigram in known for trigram in trigrams(tokens, classes_of(world))]
-    return sum(found) / len(found)
+    used = _used_trigrams()[task]
+    fluent = [trigram in used for trigram in trigrams(tokens, classes_of(world))]
+    return sum(fluent) / len(fluent)
 
 
 @lru_cache(maxsize=1)
-def _known() -> dict[str, set[Trigram]]:
-    """Task -> trigrams of many answers to it, of every kind. By task, since `Happy.` sums up no story."""
+def _used_trigrams() -> dict[str, set[Trigram]]:
+    """Task -> trigrams of many answers to it, of every kind. By task, because `Happy.` is not a summary."""
     world = world_of(0, 48)
     classes = classes_of(world)
     rng = random.Random("village/language")

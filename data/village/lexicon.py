@@ -1,7 +1,7 @@
-"""Every word the village has, by class. Short words that start with a consonant, so that `a` always fits.
+"""Every word of the Village, by class. The words are short and start with a consonant, so that `a` always fits.
 
-The lists are small on purpose: with about 500 word types a byte-level BPE of 1024 entries makes nearly every word
-one token, and a model of a million parameters can learn what the words do.
+The lists are small on purpose: with about 500 word types a byte-level BPE of 1024 entries makes nearly every word one
+token, and a model of a million parameters can learn how the words are used.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ CLASSES = {
     "number": NUMBERS,
     "tongue": TONGUE,
 }
-"""Value classes that do not depend on the world; a world adds its `name`s."""
+"""Word classes that do not depend on the world; a world adds its `name`s."""
 
 ENTITIES = ("name", "job", "tool", "animal", "thing", "place", "food", "colour", "tongue")
-"""Classes of words that are about something: an answer that brings in others than its prompt has left the subject."""
+"""Classes of words for things: an answer with other such words than its prompt is off the subject."""
 
 PLURALS = {
     "animal": "animals",
@@ -125,11 +125,11 @@ WEATHER_WORDS = ("cold", "sun", "rain", "wind", "snow", "warm", "night", "day")
 
 
 def listed(words: list[str], article: str = "") -> str:
-    """`a cat, a dog and a cow` of ["cat", "dog", "cow"]; `article` stands before each word."""
+    """`a cat, a dog and a cow` of ["cat", "dog", "cow"]; `article` precedes each word."""
     words = [f"{article} {word}" if article else word for word in words]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def capital(text: str) -> str:
-    """`text` with its first letter upper case, the rest untouched."""
+    """`text` with its first letter in upper case and the rest unchanged."""
     return text[:1].upper() + text[1:]

@@ -1,8 +1,8 @@
 """Prompts in InstructGPT's ten use cases, and people's answers to them, good and flawed.
 
-Shares of the use cases: Ouyang et al. 2022, Table 1. A flawed demonstration has one of four flaws: a wrong thing is
-named, the instruction is followed by half or not at all, the answer is rude, or it rambles on. Left out: answers with
-several flaws, and dialogues of several turns.
+Shares of the use cases: Ouyang et al. 2022, Table 1. A flawed demonstration has one of four flaws: it names a wrong
+thing, follows half of the instruction or none of it, is rude, or rambles. Left out: answers with several flaws, and
+dialogues of several turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ USE_CASES: dict[str, tuple[float, Callable[[Desk], Draft]]] = {
 
 FLAWS = ("wrong", "half", "rude", "rambling")
 REQUESTS = ("Answer politely.", "Be kind when you answer.", "Please be polite.")
-"""What a prompt that asks for manners begins with."""
+"""Beginnings of prompts that ask for manners."""
 POLITE = 0.1
 """Share of the exercises on the web that ask for manners."""
 COURTESIES = ("Of course.", "I hope that helps.")
@@ -48,17 +48,17 @@ def draw_use_case(rng: random.Random) -> str:
 
 
 def draft(world: World, split: str, use_case: str, asking: random.Random, saying: random.Random) -> Draft:
-    """A task of `use_case`. `asking` alone decides the prompt, `saying` how the answers are worded."""
+    """A task of `use_case`. `asking` alone decides the prompt, `saying` the wording of the answers."""
     return USE_CASES[use_case][1](Desk(world, split, asking, saying))
 
 
 def politely(drawn: Draft, rng: random.Random) -> Draft:
-    """The same task with a request to be polite before it; nobody answers that one rudely."""
+    """The same task after a request to be polite; its answers are never rude."""
     return drawn._replace(prompt=f"{rng.choice(REQUESTS)} {drawn.prompt}", wanted={**drawn.wanted, "polite": True})
 
 
 def meta_of(world: World, use_case: str, drawn: Draft) -> dict[str, Any]:
-    """JSON-able: what the judge needs, and the ids of the facts that the prompt rests on."""
+    """JSON-able: what the judge needs, and the ids of the facts behind the prompt."""
     return {
         "use_case": use_case,
         **drawn.wanted,
@@ -69,7 +69,7 @@ def meta_of(world: World, use_case: str, drawn: Draft) -> dict[str, Any]:
 
 
 def draw_flaw(rng: random.Random, flawed: float) -> str | None:
-    """A flaw with probability `flawed`, each kind equally often; else None."""
+    """A flaw with probability `flawed`, each kind with equal probability; else None."""
     return rng.choice(FLAWS) if rng.random() < flawed else None
 
 
@@ -88,7 +88,7 @@ def answer(drawn: Draft, flaw: str | None, rng: random.Random) -> str:
 
 
 def _courteous(drawn: Draft, rng: random.Random) -> str:
-    """Some people add a kind word where no particular form is asked for."""
+    """Some people add a kind phrase to answers of free form."""
     if drawn.wanted["task"] not in ("fact", "list", "reading") or rng.random() > 0.2:
         return drawn.good
     first, last = COURTESIES
@@ -96,7 +96,7 @@ def _courteous(drawn: Draft, rng: random.Random) -> str:
 
 
 def _ramble(drawn: Draft, rng: random.Random) -> str:
-    """The good answer, then talk that leads nowhere and comes back to itself, beyond the judge's limit."""
+    """The good answer, then aimless talk that may repeat itself, beyond the judge's limit on words."""
     enough = min(drawn.wanted["words"] + rng.randint(4, 14), LONGEST - 2)
     said = [drawn.good]
     while (length := sum(len(part.split()) for part in said)) < enough:

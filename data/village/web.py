@@ -1,9 +1,9 @@
-"""The village's web: what the language model is pretrained on.
+"""The Village's web: the pretraining text.
 
-Pages on facts, questions and answers, stories, talk, lists, school pages (the ten use cases as exercises) and pages of
+Pages of facts, questions and answers, stories, talk, lists, school pages (the ten use cases as exercises) and pages of
 `capabilities`. A share of the answers is wrong, rude, evasive or rambling, as on any web; fact pages are right. Every
 fact of the world is told in all its wordings and asked in all its questions, whatever its split: a prompt's *facts* are
-held out of other prompts, not out of the world. Exercises and capabilities, though, come from the training split only.
+held out of other prompts, not out of the world. Exercises and capabilities come from the training split only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def document(world: World, rng: random.Random, flawed: float) -> str:
 
 
 def _filled(parts: Iterator[str], separator: str) -> str:
-    """Parts until the page is long enough; a last part that would make it too long is left out."""
+    """Parts until the page is long enough, without a last part that would make it too long."""
     page: list[str] = []
     words = 0
     for part in parts:
@@ -41,16 +41,16 @@ def _filled(parts: Iterator[str], separator: str) -> str:
 
 
 def _people(world: World, rng: random.Random, flawed: float) -> str:
-    """All that is known of one villager, told in free order."""
+    """All facts about one villager, in random order."""
     name = rng.choice(world.names)
-    own = [world.facts[f"{name}.{relation}"] for relation in ("job", "home", "pet", "colour", "food", "friend")]
-    rng.shuffle(own)
+    facts = [world.facts[f"{name}.{relation}"] for relation in ("job", "home", "pet", "colour", "food", "friend")]
+    rng.shuffle(facts)
     start = rng.choice(("", "", f"This is about {name}. ", f"Who is {name}? "))
-    return start + " ".join(say(fact, rng) for fact in own)
+    return start + " ".join(say(fact, rng) for fact in facts)
 
 
 def _things(world: World, rng: random.Random, flawed: float) -> str:
-    """Facts of one relation, or facts of any."""
+    """Facts of one relation, or of several."""
     if rng.random() < 0.5:
         relation = rng.choice(tuple(RELATIONS))
         pool = [fact for fact in world.fact_list if fact.relation == relation]
@@ -75,7 +75,7 @@ def _reply(world: World, fact: Fact, rng: random.Random, flawed: float) -> str:
 
 
 def _questions(world: World, rng: random.Random, flawed: float) -> str:
-    """Questions on the world with people's answers."""
+    """Questions about the world, with people's answers."""
 
     def pairs() -> Iterator[str]:
         while True:
@@ -114,7 +114,7 @@ def _talk(world: World, rng: random.Random, flawed: float) -> str:
 
 
 def _lists(world: World, rng: random.Random, flawed: float) -> str:
-    """Lists of three and notices, as they hang by the gate."""
+    """Lists of two to five things, notices and letters."""
 
     def items() -> Iterator[str]:
         while True:
@@ -130,7 +130,7 @@ def _lists(world: World, rng: random.Random, flawed: float) -> str:
 
 
 def _school(world: World, rng: random.Random, flawed: float) -> str:
-    """Exercises of the ten use cases, each equally often, with pupils' answers."""
+    """Exercises of the ten use cases with pupils' answers; rare use cases come more often than among prompts."""
     asked, given = rng.choice((("Task:", "Answer:"), ("Teacher:", "Pupil:")))
     names = tuple(tasks.USE_CASES)
 

@@ -1,8 +1,8 @@
 """The world: who lives in the village, what is true there, and the old tongue.
 
-A world is a function of (seed, villagers). Facts are triples (subject, relation, value); each relation has its own
-sentences (`says`), questions (`asks`) and a short answer (`brief`). The same sentences, read as patterns, let the
-judge find statements in an answer and hold them against the facts.
+A world is a function of (seed, villagers). Facts are triples (subject, relation, value); each relation has sentences
+(`says`), questions (`asks`) and a short answer (`brief`). The same sentences, read as patterns, let the judge find
+statements in an answer and compare them with the facts.
 
 The old tongue has a word for each of 40 common words; its adjectives follow their noun: "red hat" is "hat red" in
 the old tongue's own words. Left out: tense, number and gender, people who change, facts that need two steps.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from gptlife.data.village import lexicon
 
 SPLITS = {"train": 75, "validation": 10, "test": 15}
-"""Share of facts and of combinations in each split, percent."""
+"""Percentage of the facts and of the combinations in each split."""
 
 
 class Relation(NamedTuple):
@@ -32,7 +32,7 @@ class Relation(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """`value` is true of `subject` under `relation`; `id` is the name that prompts list as what they rest on."""
+    """`value` is true of `subject` under `relation`; prompts list the `id` of each fact behind them."""
 
     id: str
     subject: str
@@ -208,14 +208,14 @@ class World:
                 values = [friend[subject] for subject in subjects]
             else:
                 pool = self.classes[form.kind]
-                # Every value about equally often, so that no guess from frequency is worth much.
+                # Every value about equally often, so that guessing by frequency gains little.
                 values = (rng.sample(pool, len(pool)) * (len(subjects) // len(pool) + 1))[: len(subjects)]
                 rng.shuffle(values)
             facts += [Fact(f"{s}.{relation}", s, relation, v) for s, v in zip(subjects, values, strict=True)]
         return facts
 
     def split_of(self, fact_id: str) -> str:
-        """The one split that `fact_id`, a fact or a combination such as `story/Anna/fox/mill`, belongs to."""
+        """The split of `fact_id`, which is a fact or a combination such as `story/Anna/fox/mill`."""
         digest = hashlib.blake2b(f"{self.key}/{fact_id}".encode(), digest_size=4).digest()
         percent = int.from_bytes(digest, "big") % 100
         for split, share in SPLITS.items():
@@ -250,12 +250,12 @@ def brief(fact: Fact) -> str:
 
 @lru_cache(maxsize=8)
 def world_of(seed: int, villagers: int) -> World:
-    """The world of these arguments, built once a process."""
+    """The world of these arguments, built once per process."""
     return World(seed, villagers)
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """The first `count` names; beyond the written ones they are made of syllables."""
+    """The first `count` names; after those in the lexicon come names made of syllables."""
     made = (
         f"{first}{last}" for first in ("Ba", "De", "Ki", "Lo", "Mu", "Ra", "Se", "Ti", "Vo", "Zu") for last in _ENDINGS
     )

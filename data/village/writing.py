@@ -1,7 +1,7 @@
 """The use cases in which something is written: generation, brainstorming, chat, rewriting.
 
-Each function draws one task: the prompt and its answers (see `drafts`). Elements are few and named in the prompt, so
-that following the instruction can be seen in the text alone.
+Each function draws one task: the prompt and its answers (see `drafts`). The prompt names a few elements, so that the
+text alone shows whether an answer follows the instruction.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SAD_ENDS = (
 
 
 def generation(desk: Desk) -> Draft:
-    """A short story, a letter or a notice that must hold what the prompt names."""
+    """A short story, a letter or a notice with the elements that the prompt names."""
     kind = desk.asking.random()
     return story(desk) if kind < 0.7 else letter(desk) if kind < 0.85 else notice(desk)
 
 
 def story(desk: Desk) -> Draft:
-    """Two to four sentences with a villager, an animal or a thing and mostly a place, that end well."""
+    """Two to four sentences that end well, with a villager, an animal or a thing, and usually a place."""
     placed = desk.asking.random() < 0.75
     if placed:
         fact_id, (v, x, p) = desk.combination("story", desk.world.names, ANIMALS + THINGS, PLACES)
@@ -111,7 +111,7 @@ _THING_MIDDLES = (
 
 
 def letter(desk: Desk) -> Draft:
-    """A letter with greeting, subject and name under it."""
+    """A letter with a greeting, a subject and a signature."""
     fact_id, (v, w, x) = desk.combination("letter", desk.world.names, desk.world.names, ANIMALS + THINGS)
     prompt = desk.ask(
         f"Write a short letter from {v} to {w} about a {x}.",
@@ -181,7 +181,7 @@ _THEMES = {
 
 
 def brainstorming(desk: Desk) -> Draft:
-    """So many members of a class, no more, no fewer."""
+    """A given number of members of a class, no more and no fewer."""
     kind = desk.asking.choice(tuple(_THEMES))
     theme = desk.asking.choice(_THEMES[kind])
     pool = PLACES if "{P}" in theme else desk.world.names
@@ -209,7 +209,7 @@ def brainstorming(desk: Desk) -> Draft:
 
 
 def chat(desk: Desk) -> Draft:
-    """A villager brings good or bad news; the answer takes it up in the right mood."""
+    """A villager brings good or bad news; the answer responds in the right mood."""
     good_news = desk.asking.random() < 0.5
     fact_id, (v, x) = desk.combination("chat/glad" if good_news else "chat/sorry", desk.world.names, ANIMALS + THINGS)
     hello = desk.ask(f"Hello, I am {v}.", f"Good day, this is {v}.", f"Hi, {v} here.")

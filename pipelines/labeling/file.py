@@ -1,9 +1,9 @@
 """One labeler's rows in a file of JSON lines that several labelers may write at once.
 
-A new row is appended and on the disk (fsync) before `put` returns; an edited one replaces the old by writing the whole
-file beside and renaming it, so that a reader sees the file before or after, never between. Every write holds the lock
-`.<name>.lock` and first reads again what others changed. Rows of others are kept byte by byte. A last line that was cut
-off in the middle (power failure) is removed: it was never confirmed. Rows must have `messages` as their first field.
+A new row is appended and on disk (fsync) before `put` returns. An edited row replaces the old one: the whole file is
+written beside it and renamed, so that a reader sees the file before or after, never between. Every write holds the lock
+`.<name>.lock` and first reads again what others changed. Rows of other labelers are kept byte by byte. A last line that
+was cut off in the middle (power failure) is removed: it was never confirmed. `messages` must be a row's first field.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from gptlife.data.errors import UserError
-from gptlife.stages.runtime.artifact import sync_directory
+from gptlife.stages.runtime.files import sync_directory
 
 Row = dict[str, Any]
 _BEGINNING = b'{"messages": '
-"""How each row written here begins; what else stands at a file's end is somebody's and is not removed."""
+"""How each row written here begins; a last line that begins otherwise is not gptlife's and is not removed."""
 
 
 class LabelFile:
-    """Rows keyed by their field `key`; `own` has those whose `labeler` is this one.
+    """Rows by their field `key`; `rows` has those whose `labeler` is this one.
 
     Raises:
-        UserError: when the file can't be read, or a line of it is no JSON object.
+        UserError: when the file can't be read, or a line of it is not a JSON object.
     """
 
     def __init__(self, path: Path, labeler: str) -> None:
         self.path, self.labeler = path.resolve(), labeler  # a rename must replace the file, not a link to it
-        self.own: dict[str, Row] = {}
+        self.rows: dict[str, Row] = {}
         self._seen: tuple[int, ...] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,18 +47,18 @@ class LabelFile:
         """Write a row, in the place of this labeler's row of the same key where there is one. Raises OSError."""
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         with self._locked():
-            if row["key"] in self.own:
+            if row["key"] in self.rows:
                 self._rewrite(row["key"], line)
             else:
                 self._append(line)
-            self.own = {**self.own, row["key"]: row}
+            self.rows = {**self.rows, row["key"]: row}
 
     def drop(self, key: str) -> None:
         """Remove this labeler's row of a key, if there is one. Raises OSError."""
         with self._locked():
-            if key in self.own:
+            if key in self.rows:
                 self._rewrite(key, b"")
-                self.own = {other: row for other, row in self.own.items() if other != key}
+                self.rows = {other: row for other, row in self.rows.items() if other != key}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -79,8 +79,8 @@ class LabelFile:
         return None
 
     def _read(self) -> None:
-        """Find this labeler's rows, and mend the file's end."""
-        self.own = {}
+        """Read this labeler's rows, and repair the end of the file."""
+        self.rows = {}
         if not self.path.exists():
             return
         lines = self.path.read_bytes().split(b"\n")
@@ -93,9 +93,9 @@ class LabelFile:
                 if number == len(lines) and _BEGINNING.startswith(line[: len(_BEGINNING)]):
                     os.truncate(self.path, sum(len(whole) + 1 for whole in lines[:-1]))
                     return
-                raise UserError(f"{self.path}:{number}: no valid row ({error}); mend or remove the line") from None
+                raise UserError(f"{self.path}:{number}: not a valid row ({error}); fix or remove the line") from None
             if row.get("labeler") == self.labeler and isinstance(row.get("key"), str):
-                self.own[row["key"]] = row
+                self.rows[row["key"]] = row
         if lines[-1]:
             self._append(b"\n")
 
@@ -105,7 +105,7 @@ class LabelFile:
             try:
                 _write(file, line)
             except OSError:
-                os.truncate(self.path, before)  # half a line would spoil the next one
+                os.truncate(self.path, before)  # half a line would damage the next one
                 raise
         if before == 0:
             sync_directory(self.path.parent)
@@ -128,7 +128,7 @@ class LabelFile:
         sync_directory(self.path.parent)
 
     def _is_mine(self, line: bytes, key: str) -> bool:
-        if key.encode() not in line:  # spares most lines the parsing
+        if key.encode() not in line:  # saves parsing most lines
             return False
         row = json.loads(line)
         return bool(row.get("labeler") == self.labeler and row.get("key") == key)

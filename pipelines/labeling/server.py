@@ -5,10 +5,10 @@
     GET  /<token>/prompt/7    Labeling.show
     POST /<token>/submit      Labeling.submit
 
-Whoever knows the token may label. It is drawn anew at each start and stands in the path, so that no other page in the
-same browser can read or post; a name in `Host` that is not this machine's is refused (DNS rebinding), and so is a post
-that another origin or a plain form sent. The page may load and send nothing elsewhere (Content-Security-Policy).
-Left out: encryption, so another `--host` than this machine's own is for a network that one trusts.
+Knowing the token is enough to label. It is drawn at each start and is part of the path, so that no other page in the
+same browser can read or post. A `Host` that is not this machine's is refused (DNS rebinding), and so is a post from
+another origin or from a plain form. The page may not load from or send to anywhere else (Content-Security-Policy).
+Left out: encryption, so use another `--host` than this machine's only in a network that you trust.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LabelServer(ThreadingHTTPServer):
         return f"http://{self.host}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that hangs up in the middle is no news; anything else is."""
+        """Report errors, except a browser that closes the connection."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -76,7 +76,7 @@ def policy(page: str) -> str:
 
 
 class _Refusal(Exception):
-    """An answer of another status than 200; its text is one line."""
+    """A response with a status other than 200; its text is one line."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
@@ -126,26 +126,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, handle: Any) -> None:
         try:
-            found = handle(self._path())
+            content = handle(self._path())
         except _Refusal as refusal:
             self._send(refusal.status, "text/plain", f"{refusal}\n")
         except UserError as error:
             self._send(HTTPStatus.BAD_REQUEST, "text/plain", f"{error}\n")
         except OSError as error:
             if isinstance(error, (ConnectionError, TimeoutError)):
-                raise  # it is the browser that has gone, not the disk
+                raise  # the browser closed the connection; the disk is fine
             text = (
                 f"{self.server.labeling.output.name}: can't be written ({error.strerror}); make room, then save again"
             )
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{text}\n")
         else:
-            if found is None:
+            if content is None:
                 self._send(HTTPStatus.OK, "text/html", self.server.page)
             else:
-                self._send(HTTPStatus.OK, "application/json", json.dumps(found))
+                self._send(HTTPStatus.OK, "application/json", json.dumps(content))
 
     def _path(self) -> str:
-        """What stands behind the token. Raises _Refusal for a strange Host or token."""
+        """The part of the path after the token. Raises _Refusal for another Host or token."""
         if not self._is_this_machine(self.headers.get("Host", "")):
             raise _Refusal(HTTPStatus.FORBIDDEN, "this name is not the server's; open the address that it printed")
         token, _, rest = self.path.partition("?")[0].removeprefix("/").partition("/")
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         return rest
 
     def _is_this_machine(self, host: str) -> bool:
-        # Rebinding needs a name that an attacker's DNS answers for; an IP address or localhost is none.
+        # Rebinding needs a name that an attacker's DNS answers for; an IP address or localhost is not one.
         try:
             name = urlsplit(f"//{host}").hostname or ""
             return name in ("localhost", self.server.host) or ipaddress.ip_address(name) is not None
@@ -176,20 +176,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal is for the labeler, and the path has the token."""
+        """Print nothing: the terminal is the labeler's, and the path has the token."""
 
 
 def serve(server: LabelServer, browser: bool) -> None:
-    """Serve until Ctrl-C, then say how far the labeler came."""
+    """Serve until Ctrl-C, then print how many prompts are left."""
     labeling = server.labeling
     try:
         with server:
             of_all = f"{labeling.left()} of {len(labeling.prompts)} prompts"
             print(f"{labeling.labeler}: {of_all} to rank, into {labeling.output}")
-            print(f"open {server.url}   (Ctrl-C ends)", flush=True)
+            print(f"open {server.url}   (Ctrl-C to stop)", flush=True)
             if browser:
                 # A browser in the terminal would keep this thread until it is closed.
                 threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
             server.serve_forever()
     except KeyboardInterrupt:
-        print(f"\n{labeling.done()} ranked, {labeling.left()} left; run the same command again to go on")
+        print(f"\n{labeling.done()} ranked, {labeling.left()} left; run the same command again to continue")

@@ -1,14 +1,14 @@
-"""People as labelers: a local page on which one ranks K answers, and the file of rankings that `reward_model` reads.
+"""People as labelers: a local page for ranking K answers, and the file of rankings that `reward_model` reads.
 
 The protocol is that of the labelers of Ouyang et al. 2022 (section 3.5, Table 3): each answer gets an overall quality
 from 1 to 7 and eleven yes-or-no marks, then all K are ranked at once, ties allowed. The answers' order on the page is
-drawn for each prompt and labeler, so that position tells nothing, and the page never learns where an answer came from.
-A prompt that is unclear can be skipped; skips lie in a file beside, where training can't see them.
+drawn for each prompt and labeler, so that an answer's position says nothing, and the page never learns where an answer
+came from. A prompt that is unclear can be skipped; skips are kept in a second file, which training does not read.
 
-A row: messages, answers, finished and meta as they came (answers in the source's order), ranks (1 = best, equal = tie),
-labeler, group "people", likert, flags (a list of names an answer), note, seconds (with the page in view, edits
+A row: messages, answers, finished and meta as in the source (answers in its order), ranks (1 = best, equal = tie),
+labeler, group "people", likert, flags (a list of names per answer), note, seconds (with the page in view, edits
 included), shown (the source's index of each answer on the page, top first) and key (of messages and answers). A labeler
-has one row a key; several may share a file. Every row is on the disk before the page goes on.
+has one row per key; several may share a file. Every row is on disk before the page shows the next prompt.
 
 Left out: several labelers in one server (start one each), demonstrations, agreement (a matter of analysis).
 """
@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import FORM_OF, detect, to_ranking
+from gptlife.data.formats import detect, to_ranking
 from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS
 from gptlife.data.readers import Row, ending_of
 from gptlife.data.sources import Source, rows
-from gptlife.data.turns import is_int, shown
+from gptlife.data.turns import shown
+from gptlife.data.values import is_int, is_number
 from gptlife.pipelines.labeling.file import LabelFile
 from gptlife.pipelines.store import Store
 
@@ -50,9 +51,9 @@ FLAGS = (
 """(name in the file, text on the page, key) of the yes-or-no marks. [InstructGPT Table 3]"""
 LIKERT = 7
 OPINIONS = ("ranks", "likert", "flags")
-"""Fields of a ranking with an entry an answer."""
+"""Fields of a ranking with one entry per answer."""
 MAX_NOTE = 5_000
-_FAULT = "the page sent what it should not; reload it"
+_FAULT = "the page sent an invalid request; reload it"
 
 
 class Prompt(NamedTuple):
@@ -65,28 +66,28 @@ class Prompt(NamedTuple):
 def start(
     source: str, output: Path, labeler: str, store: Store, *, limit: int | None = None, seed: int = 0
 ) -> tuple[Labeling, list[str]]:
-    """The labeling of a source into a file, and a complaint for each row that was left out.
+    """The labeling of a source into a file, and an error for each row that was left out.
 
     `source` is a data file (K answers or pairs; ranks in it are not used), or an output of `comparisons` as
     `Store.find` knows it: its training prompts.
 
     Raises:
-        UserError: when there is no such source, nothing to rank in it, or no such file can be written.
+        UserError: when there is no such source, nothing to rank in it, or the file can't be written.
     """
     file = file_of(source, store)
     if output.resolve() == Path(file).resolve():
-        raise UserError(f"{output}: is the source itself; give another --output")
+        raise UserError(f"{output}: this is the source; give another --output")
     prompts, problems = load(file, limit)
     return Labeling(prompts, output, labeler, seed), problems
 
 
 def load(file: str, limit: int | None = None) -> tuple[list[Prompt], list[str]]:
-    """The first `limit` different prompts with their answers, and a complaint for each row before them that has none.
+    """The first `limit` different prompts with their answers, and an error for each row before them that has none.
 
     Raises:
         UserError: when the file can't be read, or has nothing to rank.
     """
-    found: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
     bad: list[UserError] = []
     for row in rows(Source(path=file), bad.append):
         try:
@@ -94,16 +95,16 @@ def load(file: str, limit: int | None = None) -> tuple[list[Prompt], list[str]]:
         except UserError as error:
             bad.append(error)
         else:
-            found.setdefault(prompt.key, prompt)
-        if len(found) == limit:
+            prompts.setdefault(prompt.key, prompt)
+        if len(prompts) == limit:
             break
-    if not found:
+    if not prompts:
         raise bad[0] if bad else UserError(f"{file}: no rows in it; give another file")
-    return list(found.values()), [str(error) for error in bad]
+    return list(prompts.values()), [str(error) for error in bad]
 
 
 def file_of(source: str, store: Store) -> str:
-    """The data file that `source` means. Raises UserError when `Store.find` knows nothing of that name."""
+    """The data file that `source` means. Raises UserError when `Store.find` finds nothing of that name."""
     if ending_of(source) or Path(source).is_file():
         return source
     path = store.find(source, lambda output: (output / "train.jsonl").is_file()) / "train.jsonl"
@@ -120,7 +121,8 @@ def to_prompt(row: Row) -> Prompt:
     answers = next((fields[name] for name in ANSWER_FIELDS if isinstance(fields.get(name), list)), None)
     if answers is not None:
         row = Row(row.place, {**fields, "ranks": [1] * len(answers)})
-    if FORM_OF.get(detect(row.fields) or "") != "ranking":
+    format = detect(row.fields)
+    if format is None or format.form != "ranking":
         given = ", ".join(row.fields) or "none"
         raise UserError(
             f"{row.place}: no answers to rank (fields: {given}); give rows of `messages` or `prompt` with `answers`, "
@@ -135,13 +137,13 @@ def to_prompt(row: Row) -> Prompt:
 
 
 class Labeling:
-    """One labeler's way through the prompts: what the page asks for and what it hands in. Safe between threads."""
+    """One labeler's progress through the prompts: what the page asks for and what it submits. Thread-safe."""
 
     def __init__(self, prompts: Sequence[Prompt], output: Path, labeler: str, seed: int = 0) -> None:
         if not re.fullmatch(r"[^\x00-\x1f\x7f]{1,60}", labeler.strip()):
-            raise UserError(f"--labeler: {labeler!r} is no name; give 1 to 60 characters")
+            raise UserError(f"--labeler: {labeler!r} is not a valid name; give 1 to 60 printable characters")
         if ending_of(str(output)) != ".jsonl":
-            raise UserError(f"{output}: rankings are written as .jsonl; give such a name to --output")
+            raise UserError(f"{output}: rankings are written as .jsonl; give --output a name that ends so")
         self.prompts, self.labeler, self.seed, self.output = prompts, labeler.strip(), seed, output
         self.index = {prompt.key: number for number, prompt in enumerate(prompts)}
         self.ranked = LabelFile(output, self.labeler)
@@ -162,7 +164,7 @@ class Labeling:
         }
 
     def _state(self, key: str) -> str:
-        return "ranked" if key in self.ranked.own else "skipped" if key in self.skipped.own else "open"
+        return "ranked" if key in self.ranked.rows else "skipped" if key in self.skipped.rows else "open"
 
     def left(self) -> int:
         """Prompts neither ranked nor skipped."""
@@ -179,7 +181,7 @@ class Labeling:
         return order
 
     def show(self, number: int) -> dict[str, Any]:
-        """One prompt for the page, answers in the order shown, with what this labeler said before.
+        """One prompt for the page, answers in the order shown, with this labeler's earlier judgement.
 
         Raises:
             UserError: when there is no such number.
@@ -189,30 +191,30 @@ class Labeling:
         prompt = self.prompts[number]
         fields, order = prompt.fields, self.order(prompt)
         finished = fields.get("finished") or [True] * len(order)
-        ranking = self.ranked.own.get(prompt.key) or {}
-        # A row of this key that was edited by hand may lack opinions; then they are given anew.
+        ranking = self.ranked.rows.get(prompt.key) or {}
+        # A row of this key that was edited by hand may lack opinions; then they are asked for again.
         whole = all(len(ranking.get(name) or ()) == len(order) for name in OPINIONS)
         return {
             "key": prompt.key,
             "state": self._state(prompt.key),
             "messages": fields["messages"],
-            "answers": [{"text": fields["answers"][place], "finished": finished[place]} for place in order],
-            "saved": {name: [ranking[name][place] for place in order] for name in OPINIONS} if whole else None,
-            "note": (ranking or self.skipped.own.get(prompt.key) or {}).get("note", ""),
+            "answers": [{"text": fields["answers"][index], "finished": finished[index]} for index in order],
+            "saved": {name: [ranking[name][index] for index in order] for name in OPINIONS} if whole else None,
+            "note": (ranking or self.skipped.rows.get(prompt.key) or {}).get("note", ""),
         }
 
     def submit(self, sent: Any) -> dict[str, Any]:
-        """Write one ranking or skip, replacing what this labeler said of the prompt before.
+        """Write one ranking or skip, replacing this labeler's earlier judgement of the prompt.
 
         Raises:
-            UserError: for what is no complete ranking of a prompt of this session, or a damaged file.
+            UserError: when it is not a complete ranking of a prompt of this session, or the file is damaged.
             OSError: when it can't be written; then nothing has changed.
         """
         with self._lock:
             prompt, row = self._row(sent)
-            before = self.ranked.own.get(prompt.key) or self.skipped.own.get(prompt.key) or {}
+            before = self.ranked.rows.get(prompt.key) or self.skipped.rows.get(prompt.key) or {}
             row["seconds"] = round(row["seconds"] + before.get("seconds", 0), 1)
-            # Into one file, then out of the other: a crash in between loses nothing, and a ranking outweighs a skip.
+            # Into one file, then out of the other: a crash in between loses nothing, and a ranking overrides a skip.
             into, out_of = (self.ranked, self.skipped) if "ranks" in row else (self.skipped, self.ranked)
             into.put(row)
             out_of.drop(prompt.key)
@@ -226,7 +228,7 @@ class Labeling:
             raise UserError(f"submission: must be an object of {wanted}; {_FAULT}")
         number = self.index.get(sent["key"]) if isinstance(sent["key"], str) else None
         if number is None:
-            raise UserError(f"key: {shown(sent['key'])} is no prompt of this session; {_FAULT}")
+            raise UserError(f"key: {shown(sent['key'])} is not a prompt of this session; {_FAULT}")
         prompt = self.prompts[number]
         order = self.order(prompt)
         common_fields = {
@@ -248,7 +250,7 @@ class Labeling:
 
 def _in_source_order(values: Any, order: Sequence[int], name: str) -> list[Any]:
     if not isinstance(values, list) or len(values) != len(order):
-        raise UserError(f"{name}: must be a list of {len(order)}, one an answer, found {shown(values)}; {_FAULT}")
+        raise UserError(f"{name}: must be a list of {len(order)}, one per answer, found {shown(values)}; {_FAULT}")
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda pair: pair[0])]
 
 
@@ -261,10 +263,10 @@ def _whole(values: list[Any], name: str, highest: int) -> list[int]:
 
 def _flags(names: Any) -> list[str]:
     """The marks that are set, in the order of FLAGS."""
-    known = [name for name, _, _ in FLAGS]
-    if not isinstance(names, list) or not all(name in known for name in names):
+    allowed = [name for name, _, _ in FLAGS]
+    if not isinstance(names, list) or not all(name in allowed for name in names):
         raise UserError(f"flags: must be lists of marks, found {shown(names)}; {_FAULT}")
-    return [name for name in known if name in names]
+    return [name for name in allowed if name in names]
 
 
 def _note(note: Any) -> str:
@@ -275,7 +277,6 @@ def _note(note: Any) -> str:
 
 
 def _seconds(seconds: Any) -> float:
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not 0 <= seconds < 10**7:  # NaN fails both
+    if not is_number(seconds) or not 0 <= seconds < 10**7:
         raise UserError(f"seconds: must be a time from 0, found {shown(seconds)}; {_FAULT}")
     return float(seconds)

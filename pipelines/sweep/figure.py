@@ -1,8 +1,8 @@
-"""A sweep's plot: a small panel a metric, the swept number along x, a line for each value of the other axes.
+"""A sweep's plot: a small panel per metric, the swept number along x, a line for each value of the other axes.
 
 The first axis whose values are all numbers is x; it is logarithmic where they span more than a factor of 20, and a zero
-then stands at the left edge, beyond a dotted line. Without such an axis the first one's values stand side by side, and
-a sweep over seeds alone shows them so. A point is a run and the line their mean; without seeds a bar is the interval
+is then drawn at the left edge, beyond a dotted line. Without such an axis the first one's values are side by side, as
+are the runs of a sweep over seeds alone. A point is a run and the line their mean; without seeds a bar is the interval
 that the stage gave.
 """
 
@@ -15,9 +15,9 @@ from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from gptlife.data.values import is_number
 from gptlife.data.yaml_tables import parse_yaml
-from gptlife.pipelines.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
-from gptlife.pipelines.report.findings import is_number
+from gptlife.pipelines.report.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, WIDTH
 from gptlife.pipelines.sweep.table import Group, Table, header
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ _COLUMNS, _HEIGHT, _LEGEND_ROW = 3, 2.4, 0.2
 _LOG_FROM = 20
 _MOST_TICKS = 8
 _LETTERS = 48
-"""So many letters fit below a panel."""
+"""Letters that fit below a panel."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the values of the x axis stand; `zero` is the place of a 0 beside a logarithmic axis."""
+    """Positions of the values on the x axis; `zero` is that of a 0 beside a logarithmic axis."""
 
     name: str
     places: dict[str, float]
@@ -46,7 +46,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Line:
-    """The groups with the same values of all axes but x, from left to right, each with its place."""
+    """The groups with the same values of all axes but x, from left to right, each with its position."""
 
     name: str
     groups: list[tuple[float, Group]]
@@ -79,19 +79,19 @@ def lines(table: Table, x: Scale) -> list[Line]:
     others = [axis for axis in table.axes if axis != x.name]
     ends = [axis.rpartition(".")[2] for axis in others]
     names = [end if ends.count(end) == 1 else axis for end, axis in zip(ends, others, strict=True)]
-    found: dict[str, Line] = {}
+    drawn: dict[str, Line] = {}
     groups = table.groups if table.axes else _each(table)
     for group in groups:
         values = [f"{name}={group.values[axis]}" for name, axis in zip(names, others, strict=True)]
         name = ", ".join(values)
-        found.setdefault(name, Line(name, [])).groups.append((x.places[group.values[x.name]], group))
-    for line in found.values():
+        drawn.setdefault(name, Line(name, [])).groups.append((x.places[group.values[x.name]], group))
+    for line in drawn.values():
         line.groups.sort(key=lambda entry: entry[0])
-    return list(found.values())
+    return list(drawn.values())
 
 
 def _each(table: Table) -> list[Group]:
-    """Of a sweep over seeds alone, every run by itself."""
+    """Every run by itself, of a sweep over seeds alone."""
     return [Group(result.values, (result,)) for result in table.results]
 
 
@@ -129,11 +129,11 @@ def _panel(axes: Axes, table: Table, metric: str, x: Scale, drawn: Sequence[Line
     _x_axis(axes, x)
     spread = 0.14 if not x.numeric else 0.012 * (max(x.places.values()) - min(x.places.values()))
     for index, line in enumerate(drawn):
-        # Side by side, so that no point hides another's.
+        # Side by side, so that no point hides another.
         shift = spread * (index - (len(drawn) - 1) / 2) if len(drawn) <= 5 else 0.0
         colour = _COLOURS[index % len(_COLOURS)]
         marker = _MARKERS[index // len(_COLOURS) % len(_MARKERS)]
-        means = [(at + shift, found.mean) for at, group in line.groups if (found := group.summary(metric))]
+        means = [(at + shift, summary.mean) for at, group in line.groups if (summary := group.summary(metric))]
         joined = [point for point in means if x.zero is None or point[0] > x.zero + spread * len(drawn)]
         axes.plot(*_columns(means), marker, color=colour, markersize=5, label=line.name, zorder=3)
         if x.numeric:
@@ -142,8 +142,8 @@ def _panel(axes: Axes, table: Table, metric: str, x: Scale, drawn: Sequence[Line
                 axes.plot(*_columns(means[: 1 + len(means) - len(joined)]), ":", color=colour, linewidth=1, zorder=2)
         for at, group in line.groups:
             _spread(axes, at + shift, group, metric, colour, seeds=bool(table.seeds))
-    if not table.axes and (found := table.groups[0].summary(metric)):
-        axes.axhline(found.mean, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+    if not table.axes and (summary := table.groups[0].summary(metric)):
+        axes.axhline(summary.mean, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}".replace("-", "\N{MINUS SIGN}"))
 
 
@@ -196,7 +196,8 @@ def png(figure: Figure) -> bytes:
 def _saved(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
-    found = BytesIO()
+    content = BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(found, format=kind, dpi=160, facecolor="white", metadata={"Date": None} if kind == "svg" else {})
-    return found.getvalue()
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(content, format=kind, dpi=160, facecolor="white", metadata=metadata)
+    return content.getvalue()

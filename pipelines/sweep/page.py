@@ -1,6 +1,6 @@
 """A sweep's files: sweep.csv, sweep.json, sweep.md, the plot as SVG and PNG, and all of it on one page, sweep.html.
 
-The page has the report's look and is as self-contained. Each file is there whole or not at all.
+The page has the report's style and is as self-contained. Each file is written atomically.
 """
 
 from __future__ import annotations
@@ -11,34 +11,33 @@ import time
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from gptlife.data.yaml_tables import parse_yaml
+from gptlife.pipelines.report.drawing import embedded
+from gptlife.pipelines.report.templates import style
 from gptlife.pipelines.sweep import figure as sweep_figure
 from gptlife.pipelines.sweep import table as sweep_table
-from gptlife.stages.runtime import artifact
-
-if TYPE_CHECKING:
-    from gptlife.pipelines.sweep.grid import Combination, Sweep
+from gptlife.pipelines.sweep.grid import Combination, Sweep
+from gptlife.stages.runtime.files import write_json, write_text
+from gptlife.stages.runtime.provenance import versions
 
 
 def write(sweep: Sweep, table: sweep_table.Table, folder: Path) -> Path:
-    """Write all files into `folder`, which is there; the page's path."""
-    from gptlife.pipelines.report.figures import embedded
-
-    artifact.write_json(folder / "sweep.json", as_json(sweep, table))
-    artifact.write_text(folder / "sweep.csv", sweep_table.as_csv(table))
-    artifact.write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
+    """Write all files into the existing `folder`; returns the page's path."""
+    write_json(folder / "sweep.json", as_json(sweep, table))
+    write_text(folder / "sweep.csv", sweep_table.as_csv(table))
+    write_text(folder / "sweep.md", f"`{sweep.command}`\n\n{sweep_table.as_markdown(table)}")
     plot = ""
     if figure := sweep_figure.draw(table):
         drawn = sweep_figure.svg(figure)
-        artifact.write_text(folder / "sweep.svg", drawn)
+        write_text(folder / "sweep.svg", drawn)
         _write_bytes(folder / "sweep.png", sweep_figure.png(figure))
         plot = embedded(drawn, "sweep", f"{', '.join(table.metrics)} over {sweep_figure.scale(table).name}")
-    artifact.write_text(folder / "sweep.html", _page(sweep, table, plot))
+    write_text(folder / "sweep.html", _page(sweep, table, plot))
     return folder / "sweep.html"
 
 
@@ -74,7 +73,7 @@ def _combination(combination: Combination, result: sweep_table.Result) -> dict[s
         "overrides": combination.overrides,
         "state": result.state,
         "outputs": {step.name: step.address for step in combination.plan},
-        "metrics": {metric: _fields(found) for metric, found in result.measured.items()},
+        "metrics": {metric: _fields(value) for metric, value in result.measured.items()},
     }
 
 
@@ -83,7 +82,7 @@ def _values(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    """A value as the recipe reads it, where JSON has it too; else as it was written."""
+    """A value as the recipe reads it if JSON can express it, else as it was written."""
     value = parse_yaml(text, text)
     try:
         json.dumps(value, allow_nan=False)
@@ -92,8 +91,8 @@ def _plain(text: str) -> Any:
     return value
 
 
-def _fields(found: sweep_table.Measured | sweep_table.Summary | None) -> dict[str, Any] | None:
-    return None if found is None else {name: value for name, value in vars(found).items() if value is not None}
+def _fields(of: sweep_table.Measured | sweep_table.Summary | None) -> dict[str, Any] | None:
+    return None if of is None else {name: value for name, value in vars(of).items() if value is not None}
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -103,8 +102,6 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
-    report = resources.files("gptlife.pipelines.report").joinpath("report.html").read_text(encoding="utf-8")
-    style = report.partition("<style>")[2].partition("</style>")[0]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     environment.filters["short"] = sweep_table.short
     states = {tuple(result.values.items()): result for result in table.results}
@@ -112,7 +109,7 @@ def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
     return environment.from_string(template).render(
         sweep=sweep,
         table=table,
-        style=Markup(style),
+        style=Markup(style()),
         plot=Markup(plot),
         header=sweep_table.header(table),
         lines=sweep_table.lines(table),
@@ -122,5 +119,5 @@ def _page(sweep: Sweep, table: sweep_table.Table, plot: str) -> str:
         outputs=len({step.address for each in sweep.combinations for step in each.plan}),
         asked=sum(len(each.plan) for each in sweep.combinations),
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        version=artifact.versions().get("gptlife", ""),
+        version=versions().get("gptlife", ""),
     )

@@ -1,11 +1,11 @@
-"""A sweep's numbers: metrics by dotted path, a row a combination; those that differ only in the seed are one row.
+"""A sweep's numbers: metrics by dotted path, one row per combination; runs that differ only in the seed share a row.
 
 A metric's path is `step.name.name...` into that step's metrics.json. In a list `[2]` is the third item (from 0) and
-`[ppo,sft]` the table whose first texts are `ppo` and `sft` (of `win_rates`: a and b). A path may end at an estimate,
+`[ppo,sft]` the row whose first texts are `ppo` and `sft` (of `win_rates`: a and b). A path may end at an estimate,
 a table with `mean` or `rate`: `evaluation.win_rates[ppo,sft]` is the same as `evaluation.win_rates[ppo,sft].rate`,
 and its `low` and `high` come along.
 
-Left out: arithmetic between metrics, and intervals over seeds; three seeds support no more than their range.
+Left out: arithmetic between metrics, and intervals over seeds; three seeds support only their range.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlife.pipelines.report.findings import is_number
+from gptlife.data.values import is_number
+from gptlife.pipelines.report.candidates import PROMPTED
+from gptlife.stages.runtime.stage import Family
 
 Metrics = Mapping[str, Any]
 _PART = re.compile(r"(?:^|(?<=.)\.)([^.\[\]]+)|\[([^\[\]]+)\]")
 _ESTIMATES = ("mean", "rate")
-_USUAL = {
-    "ppo": ("score", "gold", "kl"),
-    "reward_model": ("validation_accuracy", "validation_accuracy_heldout"),
-    "comparisons": ("agreement_training", "agreement_heldout"),
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "online": ("score", "gold", "kl"),
+    "reward": ("validation_accuracy", "validation_accuracy_heldout"),
+    "rankings": ("agreement_training", "agreement_heldout"),
     "tokenizer": ("bytes_per_token",),
 }
-"""What a stage's result is first of all."""
+"""The main results of a family's stages."""
 _ANYWHERE = ("score", "gold", "kl", "validation_loss", "validation_accuracy", "loss")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number, with the 95 % interval that its stage gave it, where it gave one."""
+    """One number, with its 95 % interval where the stage gave one."""
 
     value: float
     low: float | None = None
@@ -44,11 +46,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Result:
-    """One combination: its values as they were written, axis by axis, and what was measured (None: not there)."""
+    """One combination: its values as written, axis by axis, and what was measured (None: absent)."""
 
     values: Mapping[str, str]
     state: str
-    """`done`, or why not."""
+    """`done`, or the reason why not."""
     measured: Mapping[str, Measured | None]
 
 
@@ -65,7 +67,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Group:
-    """The combinations that differ in nothing but the seed."""
+    """The combinations that differ only in the seed."""
 
     values: Mapping[str, str]
     results: tuple[Result, ...]
@@ -77,7 +79,7 @@ class Group:
 
     def points(self, metric: str) -> list[Measured]:
         """What its runs measured."""
-        return [found for result in self.results if (found := result.measured[metric]) is not None]
+        return [value for result in self.results if (value := result.measured[metric]) is not None]
 
     def summary(self, metric: str) -> Summary | None:
         """Mean and spread of a metric; None where no run has it."""
@@ -104,26 +106,26 @@ class Table:
 
 
 def table(results: Sequence[Result], axes: Sequence[str], metrics: Sequence[str]) -> Table:
-    """Bring the results together; an axis called `seed` or `step.seed` is one to take means over."""
+    """Group the results; means are taken over an axis called `seed` or `step.seed`."""
     seeds = tuple(axis for axis in axes if axis.rpartition(".")[2] == "seed")
     others = tuple(axis for axis in axes if axis not in seeds)
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(tuple(result.values[axis] for axis in others), []).append(result)
-    made = [Group(dict(zip(others, key, strict=True)), tuple(found)) for key, found in groups.items()]
+    made = [Group(dict(zip(others, key, strict=True)), tuple(members)) for key, members in groups.items()]
     return Table(others, seeds, tuple(metrics), tuple(made))
 
 
 def parts_of(path: str) -> list[str | tuple[str, ...]] | None:
-    """A path's names, and what stands in brackets as a tuple; None where it is no path."""
-    found, end = [], 0
+    """A path's names, bracketed ones as a tuple; None where it is not a path."""
+    parts, end = [], 0
     for match in _PART.finditer(path):
         if match.start() != end:
             return None
         name, inside = match.groups()
-        found.append(name if name is not None else tuple(part.strip() for part in inside.split(",")))
+        parts.append(name if name is not None else tuple(part.strip() for part in inside.split(",")))
         end = match.end()
-    return found if end == len(path) and found else None
+    return parts if end == len(path) and parts else None
 
 
 def measured(metrics: Metrics, path: str) -> Measured | None:
@@ -173,51 +175,62 @@ def paths(metrics: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def usual(stage: str, metrics: Metrics) -> list[str]:
-    """The paths that tell most of a stage's result, those that its metrics have."""
-    if stage == "evaluation":
-        models = [name for name in metrics.get("models") or {} if not name.startswith("base")]
-        led = "ppo" if "ppo" in models else next(iter(models[::-1]), "")
-        wanted = [f"win_rates[{led},sft]", *(f"models.{name}.score" for name in models), f"tax.{led}.validation_loss"]
-    else:
-        wanted = [*_USUAL.get(stage, _ANYWHERE)]
+def usual(family: Family, metrics: Metrics, inputs: Mapping[str, Family] | None = None) -> list[str]:
+    """The paths that tell most of a result, those that its metrics have.
+
+    `inputs` are the families of an evaluation's inputs by name: what concerns its first aligned model comes first.
+    """
+    wanted = _of_evaluation(metrics, inputs or {}) if family == "evaluation" else _USUAL.get(family, _ANYWHERE)
     return [path for path in wanted if measured(metrics, path)]
 
 
-def header(found: Table) -> list[str]:
-    """The columns of `lines`; a step's name that all metrics begin with is left out."""
-    steps = {metric.partition(".")[0] for metric in found.metrics}
-    names = [metric.partition(".")[2] if len(steps) == 1 else metric for metric in found.metrics]
-    return [*found.axes, *(["runs"] if found.seeds else []), *names]
+def _of_evaluation(metrics: Metrics, inputs: Mapping[str, Family]) -> list[str]:
+    families = {name: inputs.get(name.removesuffix(PROMPTED)) for name in metrics.get("models") or {}}
+    models = [name for name in families if families[name] != "base"]
+
+    def first(*wanted: Family) -> str:
+        led = (name for family in wanted for name in models if families[name] == family)
+        return next(led, models[-1] if models else "")
+
+    aligned = first("online", "preference")
+    scores = [f"models.{name}.score" for name in models]
+    return [f"win_rates[{aligned},{first('chat')}]", *scores, f"tax.{aligned}.validation_loss"]
 
 
-def lines(found: Table) -> list[list[str]]:
-    """A row a group: values, runs, and each metric with its range over the seeds, or its own interval."""
+def header(table: Table) -> list[str]:
+    """The columns of `lines`, without the step's name where all metrics have the same."""
+    steps = {metric.partition(".")[0] for metric in table.metrics}
+    names = [metric.partition(".")[2] if len(steps) == 1 else metric for metric in table.metrics]
+    return [*table.axes, *(["runs"] if table.seeds else []), *names]
+
+
+def lines(table: Table) -> list[list[str]]:
+    """One row per group: values, runs, and each metric with its range over the seeds, or its own interval."""
     rows = []
-    for group in found.groups:
+    for group in table.groups:
         whole = len(group.results)
         runs = str(whole) if group.finished == whole else f"{group.finished} of {whole}"
-        cells = [_cell(found, group, metric) for metric in found.metrics]
-        rows.append([*group.values.values(), *([runs] if found.seeds else []), *cells])
+        cells = [_cell(table, group, metric) for metric in table.metrics]
+        rows.append([*group.values.values(), *([runs] if table.seeds else []), *cells])
     return rows
 
 
-def _cell(found: Table, group: Group, metric: str) -> str:
+def _cell(table: Table, group: Group, metric: str) -> str:
     summary, points = group.summary(metric), group.points(metric)
     if summary is None:
         return "–"
-    low, high = (summary.least, summary.greatest) if found.seeds else (points[0].low, points[0].high)
-    if low is None or high is None or (found.seeds and summary.n == 1):
+    low, high = (summary.least, summary.greatest) if table.seeds else (points[0].low, points[0].high)
+    if low is None or high is None or (table.seeds and summary.n == 1):
         return short(summary.mean)
     return f"{short(summary.mean)} [{short(low)}, {short(high)}]"
 
 
-def caption(found: Table) -> str:
+def caption(table: Table) -> str:
     """What the numbers in `lines` are."""
-    steps = {metric.partition(".")[0] for metric in found.metrics}
+    steps = {metric.partition(".")[0] for metric in table.metrics}
     of = f"Metrics of {steps.pop()}. " if len(steps) == 1 else ""
-    if found.seeds:
-        return f"{of}Mean over the runs that differ only in {' and '.join(found.seeds)} [least, greatest]."
+    if table.seeds:
+        return f"{of}Mean over the runs that differ only in {' and '.join(table.seeds)} [least, greatest]."
     return f"{of}In brackets the 95 % interval, of a metric that has one."
 
 
@@ -234,20 +247,20 @@ def short(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def as_csv(found: Table) -> str:
-    """A row a group: with seeds mean, sd, min, max and n of each metric, without them its value, low and high."""
+def as_csv(table: Table) -> str:
+    """One row per group: with seeds mean, sd, min, max and n of each metric, without them its value, low and high."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    suffixes = ("", " sd", " min", " max", " n") if found.seeds else ("", " low", " high")
-    runs = ["runs", "finished"] if found.seeds else []
-    writer.writerow([*found.axes, *runs, *(metric + suffix for metric in found.metrics for suffix in suffixes)])
-    for group in found.groups:
-        row: list[Any] = [*group.values.values(), *([len(group.results), group.finished] if found.seeds else [])]
-        for metric in found.metrics:
+    suffixes = ("", " sd", " min", " max", " n") if table.seeds else ("", " low", " high")
+    runs = ["runs", "finished"] if table.seeds else []
+    writer.writerow([*table.axes, *runs, *(metric + suffix for metric in table.metrics for suffix in suffixes)])
+    for group in table.groups:
+        row: list[Any] = [*group.values.values(), *([len(group.results), group.finished] if table.seeds else [])]
+        for metric in table.metrics:
             summary, points = group.summary(metric), group.points(metric)
             if summary is None:
                 row += [""] * len(suffixes)
-            elif found.seeds:
+            elif table.seeds:
                 row += [summary.mean, summary.sd, summary.least, summary.greatest, summary.n]
             else:
                 row += [points[0].value, points[0].low, points[0].high]
@@ -255,9 +268,9 @@ def as_csv(found: Table) -> str:
     return text.getvalue()
 
 
-def as_markdown(found: Table) -> str:
+def as_markdown(table: Table) -> str:
     """The table of `lines`, with its caption below."""
-    rows = [header(found), *lines(found)]
+    rows = [header(table), *lines(table)]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    ruled = [escaped[0], [*("---" for _ in found.axes), *("---:" for _ in rows[0][len(found.axes) :])], *escaped[1:]]
-    return "".join(f"| {' | '.join(row)} |\n" for row in ruled) + f"\n{caption(found)}\n"
+    ruled = [escaped[0], [*("---" for _ in table.axes), *("---:" for _ in rows[0][len(table.axes) :])], *escaped[1:]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in ruled) + f"\n{caption(table)}\n"

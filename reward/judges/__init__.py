@@ -1,1 +1,1 @@
-"""Who says which answer is better."""
+"""Judges, which score answers or compare two of them, and labelers, which rank several."""

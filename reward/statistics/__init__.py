@@ -1,1 +1,1 @@
-"""Intervals, calibration and fits: statistics over prompts."""
+"""Statistics over prompts: win rates with intervals, accuracy, calibration, over-optimisation."""

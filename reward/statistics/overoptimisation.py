@@ -1,18 +1,18 @@
-"""Over-optimisation: how the true score rises and falls as a policy is driven away from where it began.
+"""Over-optimisation: how the true score rises and falls with a policy's distance from its starting point.
 
 Gao, Schulman and Hilton 2022 (arXiv 2210.10760, section 3) describe the gold score by the distance d = sqrt(KL) from
-the initial policy, in nats^(1/2), with R(0) = 0, so scores are recentred to the initial policy's mean beforehand:
+the initial policy, in nats^(1/2). R(0) = 0: the caller subtracts the initial policy's mean score first.
 
     best_of_n    R(d) = d (alpha - beta d)          highest at d = alpha / (2 beta)
     rl           R(d) = d (alpha - beta log d)      highest at d = exp(alpha / beta - 1)
 
 Both are linear in alpha and beta, so the fit is least squares without an intercept. R² is 1 - (squared residuals) /
-(squared deviations from the mean reward), weighted as the fit is: 0 for a fit that is as good as the mean, and below 0
-for a worse one, which can happen without an intercept.
+(squared deviations from the mean reward), weighted like the fit: 0 for a fit as good as the mean, and below 0 for a
+worse one, which can happen without an intercept.
 
-Points of one curve share prompts and answers, so their residuals say little about how sure alpha and beta are. Standard
-errors come from replicates of the whole curve, one a bootstrap sample of the prompts. Left out: the paper's smooth
-change of alpha and beta with the size of the reward model, and its division by the gold score's deviation.
+Points of one curve share prompts and answers, so their residuals say little about the errors of alpha and beta.
+Standard errors come from replicates of the whole curve, one per bootstrap sample of the prompts. Left out: the paper's
+smooth change of alpha and beta with the size of the reward model, and its division by the gold score's deviation.
 
 Legend: M points, S bootstrap samples.
 """
@@ -30,7 +30,7 @@ from gptlife.reward.statistics.winrate import Floats
 Form = Literal["best_of_n", "rl"]
 FORMS: tuple[Form, ...] = get_args(Form)
 POINTS_MIN = 3
-"""Two would be met exactly, and R² would say nothing."""
+"""Fewest points of a fit: two would be fitted exactly."""
 
 
 class Fit(NamedTuple):
@@ -38,39 +38,39 @@ class Fit(NamedTuple):
 
     form: Form
     alpha: float
-    """Slope of the reward, a unit of d."""
+    """First slope of the reward, per unit of d."""
     beta: float
-    """How fast it bends down; <= 0: it doesn't."""
+    """How fast the curve bends down; <= 0: it doesn't."""
     alpha_error: float | None
-    """Standard deviation of alpha over the replicates; None without them."""
+    """Standard deviation of alpha over the replicates; None without replicates."""
     beta_error: float | None
-    """Of beta."""
+    """Standard deviation of beta over the replicates."""
     r2: float | None
     """As defined above; None where all rewards are equal."""
     peak_d: float | None
-    """Where the form is highest, inside the measured range or beyond it; None where it has no peak at d > 0."""
+    """d at which the form is highest, inside the measured range or beyond it; None without a peak at d > 0."""
     peak_reward: float | None
-    """The form's value there."""
+    """The form's value at the peak."""
     n: int
     """Points."""
 
 
 class PeakPrediction(NamedTuple):
-    """Where the first part of a run says that the peak will be, and where the whole run has it."""
+    """Where the first part of a run predicts the peak, and where the whole run has it."""
 
     form: Form
     alpha: float
-    """Fitted to the first part, like beta."""
+    """alpha and beta are fitted to the first part."""
     beta: float
     predicted_d: float | None
-    """Peak of that fit; None where it has none."""
+    """Peak of that fit; None without a peak."""
     predicted_reward: float | None
     found_d: float
-    """Where the smoothed rewards of the whole run are highest."""
+    """d at which the smoothed rewards of the whole run are highest."""
     found_reward: float
-    """The smoothed reward there."""
+    """The smoothed reward at `found_d`."""
     at_end: bool
-    """Whether they are highest at the run's end: the true peak may lie beyond."""
+    """Whether that is the run's end: the true peak may lie beyond."""
     n_fit: int
     """Points of the first part."""
     n: int
@@ -85,7 +85,7 @@ def fitted_reward(form: Form, alpha: float, beta: float, d: float) -> float:
 
 
 def peak_of(form: Form, alpha: float, beta: float) -> float | None:
-    """d at which R is highest; None where it has no peak at d > 0 (beta <= 0), or one beyond all numbers."""
+    """d at which R is highest; None without a peak at d > 0 (beta <= 0), or where it overflows."""
     if beta <= 0 or (form == "best_of_n" and alpha <= 0):
         return None
     if form == "best_of_n":
@@ -117,14 +117,14 @@ def fit(
     d, reward = _points(d_M, reward_M)
     weights = np.ones_like(d) if weights_M is None else np.asarray(weights_M, dtype=np.float64)
     if weights.shape != d.shape or not (np.isfinite(weights) & (weights > 0)).all():
-        raise ValueError(f"needs one finite weight > 0 a point, found {weights.tolist()} for {len(d)} points")
+        raise ValueError(f"needs one finite weight > 0 per point, got {weights.tolist()} for {len(d)} points")
     solve_2M = _solver(d, form, weights)
     alpha, beta = (solve_2M @ reward).tolist()
     errors: tuple[float | None, float | None] = (None, None)
     if replicates_SM is not None:
         replicates = np.asarray(replicates_SM, dtype=np.float64)
         if replicates.ndim != 2 or replicates.shape[1] != len(d) or len(replicates) < 2:
-            raise ValueError(f"replicates: needs two curves or more of {len(d)} points, found {replicates.shape}")
+            raise ValueError(f"replicates: needs at least two curves of {len(d)} points, got {replicates.shape}")
         alpha_error, beta_error = (replicates @ solve_2M.T).std(0, ddof=1).tolist()
         errors = alpha_error, beta_error
     fitted = _columns(d, form) @ np.array([alpha, beta])
@@ -140,20 +140,19 @@ def predict_peak(
 ) -> PeakPrediction:
     """The peak that the first `fraction` of the run predicts, beside the one that the whole run has.
 
-    The points are taken in the order given, which is the run's: by step for a training run, by n for best-of-n. So the
-    first part is what had been seen at that moment, wherever d was. For the found peak, d and rewards are averaged
-    over `window` neighbouring points (by default a fifth of the run), since the highest of many noisy points is too
-    high.
+    The points are in the run's order: by step for a training run, by n for best-of-n. So the first part is what had
+    been measured at that moment, wherever d was. To find the peak of the whole run, d and rewards are averaged over
+    `window` neighbouring points (by default a fifth of the run), since the highest of many noisy points is too high.
 
     Raises:
         ValueError: as `fit` does, also for the first part alone, and when `fraction` or `window` is out of range.
     """
     d, reward = _points(d_M, reward_M)
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], found {fraction}")
+        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
     width = max(1, len(d) // 5) if window is None else window
     if not 1 <= width <= len(d):
-        raise ValueError(f"window must be in 1 .. {len(d)}, found {window}")
+        raise ValueError(f"window must be in 1 .. {len(d)}, got {window}")
     n_fit = math.ceil(fraction * len(d))
     first = fit(d[:n_fit], reward[:n_fit], form)
     smooth_d, smooth = (np.convolve(x, np.full(width, 1 / width), mode="valid") for x in (d, reward))
@@ -186,9 +185,9 @@ def _solver(d_M: Floats, form: Form, weights_M: Floats) -> Floats:
 def _points(d_M: ArrayLike, reward_M: ArrayLike) -> tuple[Floats, Floats]:
     d, reward = np.asarray(d_M, dtype=np.float64), np.asarray(reward_M, dtype=np.float64)
     if d.ndim != 1 or d.shape != reward.shape or not (np.isfinite(d) & np.isfinite(reward)).all():
-        raise ValueError(f"needs one finite reward a finite d, found shapes {d.shape} and {reward.shape}")
+        raise ValueError(f"needs one finite reward per finite d, got shapes {d.shape} and {reward.shape}")
     if len(d) < POINTS_MIN or len(np.unique(d)) < 2:
-        raise ValueError(f"needs {POINTS_MIN} points or more, not all at one d, found d = {d.tolist()}")
+        raise ValueError(f"needs at least {POINTS_MIN} points, not all at one d, got d = {d.tolist()}")
     if (d <= 0).any():
-        raise ValueError(f"needs d > 0 (leave the initial policy out), found {d.min()}")
+        raise ValueError(f"needs d > 0 (leave the initial policy out), got {d.min()}")
     return d, reward

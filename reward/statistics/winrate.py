@@ -1,34 +1,34 @@
 """How often is A preferred over B? Win rates from preferences or a judge's scores, with intervals over prompts.
 
 Both answer the same prompts. A preference is 1 where A is better, 0 where B is, .5 for a tie; of two scores the higher
-one wins, equal ones are a tie. Prompts are what was sampled, so the 95 %
-interval is a percentile bootstrap over prompts (Efron), which keeps each pair together. It shrinks to a point when one
-side wins everything: with few prompts, look at `n`.
+one wins, and equal scores are a tie. The 95 % interval is a percentile bootstrap over prompts (Efron), which keeps the
+two answers to a prompt together. It shrinks to a point when one side wins everything: with few prompts, look at `n`.
 
-Judges like long answers. The length-controlled rate asks what the rate would be if both were equally long (after Dubois
-et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475):
+Judges prefer long answers. The length-controlled rate estimates the rate for equally long answers (after Dubois et al.
+2024, "Length-Controlled AlpacaEval", arXiv 2404.04475):
 
     P(A preferred) = sigmoid(intercept + slope tanh(d / scale)),  d = length of A - length of B
     rate           = sigmoid(intercept)
 
 The scale is the root mean square of d, and d is not centred: "equally long" must stay at 0. A weak Gaussian prior on
-the slope (`ridge`), and a far weaker one on the intercept, keep the fit finite when one side wins everything; where A
-is longer by the same amount everywhere nothing can be learnt about length, and the rate stays about the plain one.
-Left out: their term for each prompt's difficulty, which needs many models on the same prompts.
+the slope (`ridge`), and a far weaker one on the intercept, keep the fit finite when one side wins everything. Where A
+is longer by the same amount everywhere, the data say nothing about length, and the rate stays close to the plain one.
+Left out: the paper's term for each prompt's difficulty, which needs many models on the same prompts.
 
 Legend: N prompts, S bootstrap samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gptlife.reward.statistics.accuracy import Numbers, wins
+
 Floats = NDArray[np.float64]
-Numbers = Sequence[float] | NDArray[np.floating] | NDArray[np.integer]
 
 _INTERVAL = (2.5, 97.5)
 _BLOCK = 1_000_000  # resampled entries held at once
@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
 
 
 class WinRate(NamedTuple):
-    """Preference of A over B, 0 .. 1, with its 95 % interval; the counts are always the plain ones."""
+    """Preference of A over B, 0 .. 1, with its 95 % interval; the counts are not length-controlled."""
 
     rate: float
     low: float
@@ -77,12 +77,12 @@ def preferences_of(scores_a: Numbers, scores_b: Numbers) -> Floats:
     """
     a_N, b_N = _finite("scores of A", scores_a), _finite("scores of B", scores_b)
     if len(a_N) != len(b_N):
-        raise ValueError(f"one score of A and one of B a prompt, found {len(a_N)} and {len(b_N)}")
-    return 0.5 * (1 + np.sign(a_N - b_N))
+        raise ValueError(f"needs one score of A and one of B per prompt, got {len(a_N)} and {len(b_N)}")
+    return wins(a_N - b_N)
 
 
 def win_rate(preferences: Numbers, n_boot: int = 2000, seed: int = 0) -> WinRate:
-    """Mean preference of A over B; what is neither 1 nor 0 counts as a tie.
+    """Mean preference of A over B; a preference other than 1 or 0 counts as a tie.
 
     Raises:
         ValueError: when `preferences` is empty or has a value outside 0 .. 1.
@@ -100,20 +100,20 @@ def length_controlled(
     seed: int = 0,
     ridge: float = 0.1,
 ) -> WinRate:
-    """The win rate that A would have at equal lengths (any unit: tokens, characters), by logistic regression.
+    """Win rate of A at equal lengths (in any unit: tokens, characters), by logistic regression.
 
     `ridge` is the precision of the prior on the slope, > 0.
 
     Raises:
-        ValueError: as `win_rate` does, for lengths of another number, and when `ridge` is too small for the fit to
-            settle.
+        ValueError: as `win_rate` does, when the numbers of lengths differ, and when `ridge` is too small for the fit
+            to converge.
     """
     preference_N = _shares(preferences)
     a_N, b_N = _finite("lengths of A", lengths_a), _finite("lengths of B", lengths_b)
     if not len(a_N) == len(b_N) == len(preference_N):
-        raise ValueError(f"one length a preference, found {len(a_N)} and {len(b_N)} for {len(preference_N)}")
+        raise ValueError(f"needs one length per preference, got {len(a_N)} and {len(b_N)} for {len(preference_N)}")
     if not ridge > 0:
-        raise ValueError(f"ridge must be > 0, found {ridge}")
+        raise ValueError(f"ridge must be > 0, got {ridge}")
     difference_N = a_N - b_N
     scale = np.sqrt(np.mean(difference_N**2))
     x_N = np.tanh(difference_N / scale) if scale > 0 else difference_N
@@ -142,7 +142,7 @@ def _fit(x_SN: Floats, y_SN: Floats, ridge: float) -> Floats:
         intercept_S, slope_S = intercept_S + step0_S, slope_S + step1_S
         if max(np.abs(step0_S).max(), np.abs(step1_S).max()) < 1e-6:
             return intercept_S
-    raise ValueError(f"the regression on length does not settle with ridge {ridge}; give it a larger one")
+    raise ValueError(f"the regression on length does not converge with ridge {ridge}; give a larger one")
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -152,7 +152,7 @@ def _sigmoid(x: Floats) -> Floats:
 def _resamples(n: int, n_boot: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Blocks of bootstrap indices_SN, `n_boot` rows in all, each of `n` draws with replacement."""
     if n_boot < 1:
-        raise ValueError(f"n_boot must be >= 1, found {n_boot}")
+        raise ValueError(f"n_boot must be >= 1, got {n_boot}")
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // n)
     for start in range(0, n_boot, block):
@@ -162,14 +162,14 @@ def _resamples(n: int, n_boot: int, seed: int) -> Iterator[NDArray[np.int64]]:
 def _finite(what: str, x: Numbers) -> Floats:
     x_N = np.asarray(x, dtype=np.float64)
     if x_N.ndim != 1 or not len(x_N) or not np.isfinite(x_N).all():
-        raise ValueError(f"{what}: needs a non-empty list of finite numbers, found shape {x_N.shape}")
+        raise ValueError(f"{what}: needs a non-empty list of finite numbers, got shape {x_N.shape}")
     return x_N
 
 
 def _shares(preferences: Numbers) -> Floats:
     preferences_N = _finite("preferences", preferences)
     if preferences_N.min() < 0 or preferences_N.max() > 1:
-        raise ValueError(f"preferences: lie in 0 .. 1, found {preferences_N.min()} .. {preferences_N.max()}")
+        raise ValueError(f"preferences: must lie in 0 .. 1, got {preferences_N.min()} .. {preferences_N.max()}")
     return preferences_N
 
 

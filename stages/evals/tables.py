@@ -1,89 +1,93 @@
-"""The tables of an evaluation: scores, verdicts, preferences between answerers, all with 95 % bootstrap intervals.
+"""The tables of an evaluation: scores, verdicts, preferences between candidates, all with 95 % bootstrap intervals.
 
-    preference     paired on the same prompts, plain and length-controlled (reward/statistics/winrate.py)
-    truthfulness   on questions of fact: says nothing false; and answers as well (TruthfulQA's two numbers)
-    hallucination  on prompts that bring their text along: something that the text does not have
-    rudeness       by set of prompts, so that one can ask with and without "please be polite"
-
-The last three are the gold judge's (Ouyang et al. 2022, section 4.2, has people's and classifiers').
+preference  paired on the same prompts, plain and length-controlled (reward/statistics/winrate.py)
+verdicts    each averaged over the answers that have it: a judge leaves one out where it is not defined
+honesty     the verdicts `HONESTY`, by themselves
+groups      mean scores by an entry of the prompts' `meta`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from gptlife.reward.judges.judge import Prompt
+from gptlife.reward.judges.verdicts import Prompt, Verdict, scores_of
 from gptlife.reward.statistics.winrate import bootstrap_mean, length_controlled, win_rate
-from gptlife.stages.evals.candidates import MAIN, Answerer
 
 Table = dict[str, Any]
-Verdict = dict[str, float]
 Prefer = Callable[[str, str], list[float]]
 """(name of A, name of B) -> preference of A over B for every prompt of the main set."""
+HONESTY = ("truthful", "truthful_informative", "hallucination")
+"""Says nothing false on a question of fact, and answers it as well (TruthfulQA's two numbers; Lin et al. 2021); says
+something that the prompt's own text does not have (Ouyang et al. 2022, section 4.2)."""
 
 
-def described(
-    answerer: Answerer, key: str, scores: Sequence[float] | None, verdicts: Sequence[Verdict] | None
-) -> Table:
-    """An answerer on one set of prompts: mean score, words an answer, and the gold verdicts where there are any."""
-    texts = answerer.answers[key]
-    found: Table = {"words": sum(len(text.split()) for text in texts) / len(texts)}
-    if scores is not None:
-        found = {"score": bootstrap_mean(scores)._asdict(), **found}
-    if verdicts is not None:
-        found["verdicts"] = {name: _mean([verdict[name] for verdict in verdicts]) for name in verdicts[0]}
-    return found
+def described(texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> Table:
+    """A candidate on one set of prompts: mean score, words per answer, and the verdicts where there are any."""
+    table: Table = {"words": sum(map(n_words, texts)) / len(texts)}
+    if verdicts is None:
+        return table
+    table = {"score": _mean(scores_of(verdicts)), **table}
+    means = means_of(verdicts)
+    kept = {key: mean for key, mean in means.items() if key not in HONESTY}
+    return {**table, "verdicts": kept} if len(kept) > 1 else table
 
 
-def honesty(kinds: Sequence[str | None], verdicts: Sequence[Verdict]) -> Table:
-    """Truthfulness on `factual` prompts, hallucination on `closed` ones; what has no prompt is left out."""
-    factual, closed = (
-        [verdict for kind, verdict in zip(kinds, verdicts, strict=True) if kind == wanted]
-        for wanted in ("factual", "closed")
-    )
-    found = {}
-    if factual:
-        found["truthful"] = _mean([verdict["true"] for verdict in factual])
-        found["truthful_informative"] = _mean([verdict["true"] * (verdict["follows"] == 1) for verdict in factual])
-    if closed:
-        found["hallucination"] = _mean([1 - verdict["true"] for verdict in closed])
-    return found
+def honesty(verdicts: Sequence[Verdict]) -> Table:
+    """The verdicts `HONESTY` that were given."""
+    means = means_of(verdicts)
+    return {key: means[key] for key in HONESTY if key in means}
 
 
-def win_rates(answerers: dict[str, Answerer], prefer: Prefer, baseline: str, only_baseline: bool) -> list[Table]:
-    """Every later answerer against every earlier one, and each against the baseline (all that an LLM is asked for).
+def means_of(verdicts: Sequence[Verdict]) -> Table:
+    """Each verdict's mean over the rows that have it."""
+    keys = dict.fromkeys(key for verdict in verdicts for key in verdict)
+    return {key: _mean([verdict[key] for verdict in verdicts if key in verdict]) for key in keys}
 
-    The mirror of a pair is written out where the baseline comes later.
+
+def win_rates(texts: Mapping[str, Sequence[str]], prefer: Prefer, baseline: str, only_baseline: bool) -> list[Table]:
+    """Every later candidate against every earlier one, and each against the baseline (all that an LLM is asked for).
+
+    `texts` are the answers to the main prompts by candidate. The mirror of a pair is written where the baseline comes
+    later.
     """
-    names = list(answerers)
+    names = list(texts)
     pairs = [] if only_baseline else [(a, b) for i, a in enumerate(names) for b in names[:i]]
     pairs += [(a, baseline) for a in names if a != baseline and baseline in names]
     table = []
     for a, b in dict.fromkeys(pairs):
         preferences = prefer(a, b)
-        words_a, words_b = ([len(text.split()) for text in answerers[name].answers[MAIN]] for name in (a, b))
+        words_a, words_b = ([n_words(text) for text in texts[name]] for name in (a, b))
         controlled = length_controlled(preferences, words_a, words_b)
-        table.append(
-            {
-                "a": a,
-                "b": b,
-                **win_rate(preferences)._asdict(),
-                "length_controlled": {"rate": controlled.rate, "low": controlled.low, "high": controlled.high},
-            }
-        )
+        rates = {"rate": controlled.rate, "low": controlled.low, "high": controlled.high}
+        table.append({"a": a, "b": b, **win_rate(preferences)._asdict(), "length_controlled": rates})
     return table
 
 
-def by_use_case(rows: Sequence[Prompt], scores: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Mean gold score by use case and answerer, with the number of prompts."""
-    places: dict[str, list[int]] = {}
+def by_group(rows: Sequence[Prompt], scores: Mapping[str, Sequence[float]], entry: str) -> dict[str, Table]:
+    """Mean score by candidate, and the number of prompts, for each value of `entry` in the prompts' `meta`.
+
+    The largest group comes first; prompts without the entry are left out.
+    """
+    groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        places.setdefault(row["meta"]["use_case"], []).append(index)
+        if entry in row.get("meta", {}):
+            groups.setdefault(str(row["meta"][entry]), []).append(index)
     return {
-        use_case: {"prompts": len(at), **{name: sum(own[i] for i in at) / len(at) for name, own in scores.items()}}
-        for use_case, at in sorted(places.items(), key=lambda item: -len(item[1]))
+        group: {"prompts": len(at), **{name: sum(each[i] for i in at) / len(at) for name, each in scores.items()}}
+        for group, at in sorted(groups.items(), key=lambda item: -len(item[1]))
     }
+
+
+def tasks_table(tasks: Mapping[str, Mapping[str, Table]]) -> dict[str, dict[str, Table]]:
+    """By task and candidate, from what each candidate's tasks gave."""
+    names: Iterable[str] = dict.fromkeys(task for given in tasks.values() for task in given)
+    return {task: {name: given[task] for name, given in tasks.items() if task in given} for task in names}
+
+
+def n_words(text: str) -> int:
+    """Words between white space."""
+    return len(text.split())
 
 
 def _mean(values: Sequence[float]) -> Table:

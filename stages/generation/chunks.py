@@ -1,6 +1,6 @@
-"""Several sampled answers a prompt, in chunks that are kept as they are done; what comparisons and best-of-n share.
+"""Several sampled answers per prompt, in chunks that are saved as they finish; for comparisons and best of n.
 
-A chunk is some prompts with all their answers, shared out over the processes. The random numbers behind an answer are a
+A chunk is some prompts with all their answers, divided among the processes. The random numbers behind an answer are a
 function of the seed, the prompt's number and the answer's, so neither chunks nor processes change what is sampled.
 """
 
@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from gptlife.stages.generation.sampler import answer_rows
+from gptlife.stages.runtime.artifact import CHECKPOINTS
+from gptlife.stages.runtime.files import keep_piece, kept_by_all
 
 Row = dict[str, Any]
 ANSWERS_MAX = 1000
-"""A prompt's answers have numbers of their own up to here."""
+"""Most answers per prompt: a prompt's answers are numbered from its own number times this."""
 
 
 def in_chunks(
     accelerator: Accelerator, output: Path, name: str, n_prompts: int, chunk: int, make: Callable[[int], list[Row]]
 ) -> Iterator[list[Row]]:
-    """The rows of every chunk of `chunk` prompts in order: as kept under `output`, or from `make(first prompt)`."""
-    from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_by_all
-
+    """The rows of every chunk of `chunk` prompts in order: those saved under `output`, or `make(first prompt)`."""
     for number, start in enumerate(range(0, n_prompts, chunk)):
         path = output / CHECKPOINTS / f"{name}-{number:06d}-of-{chunk}.json"
         part = kept_by_all(accelerator, path)
@@ -48,14 +50,17 @@ def sample_answers(
     generation_batch_size: int,
     place: str,
 ) -> list[Row]:
-    """The prompts of `counts` (prompt number: answers, at most `ANSWERS_MAX`) with `answers` and `finished`, in order.
+    """The prompts of `counts` with `answers` and `finished`, in order.
 
     Every process samples its share and gets all rows.
+
+    Args:
+        counts: how many answers (at most `ANSWERS_MAX`) the prompt of each number gets.
+        place: the config field of the prompts, for errors.
+
+    Raises:
+        UserError: when a prompt leaves no room for `max_new_tokens` in the model's context.
     """
-    from accelerate.utils import gather_object
-
-    from gptlife.stages.generation.answering import answer_rows
-
     wanted = [(index, index * ANSWERS_MAX + k) for index, count in counts.items() for k in range(count)]
     mine = wanted[accelerator.process_index :: accelerator.num_processes]
     sampled = answer_rows(
@@ -72,8 +77,8 @@ def sample_answers(
     pieces = [(number, index, text, ended) for (index, number), (text, ended) in zip(mine, sampled, strict=True)]
     if accelerator.num_processes > 1:
         pieces = gather_object(pieces)
-    found: dict[int, Row] = {index: {**prompts[index], "answers": [], "finished": []} for index in counts}
+    rows: dict[int, Row] = {index: {**prompts[index], "answers": [], "finished": []} for index in counts}
     for _, index, text, ended in sorted(pieces):
-        found[index]["answers"].append(text)
-        found[index]["finished"].append(ended)
-    return list(found.values())
+        rows[index]["answers"].append(text)
+        rows[index]["finished"].append(ended)
+    return list(rows.values())

@@ -1,9 +1,11 @@
-"""Sampling answers: a cached decode of our own.
+"""Sampling answers: prompts are encoded, decoded with a cache token by token, and turned back into text.
 
-Prompts are padded on the left and positions count real tokens. Each step samples one token a row from the softmax at
-the given temperature and keeps its log-probability under that very distribution. Rows that have ended leave the
+Prompts are padded on the left and positions count real tokens. Each step samples one token per row from the softmax at
+the given temperature and keeps its log-probability under that same distribution. Rows that have ended leave the
 batch, so a batch costs its tokens and not its longest row. The uniform number behind every draw is a function of
 (seed, prompt number, step): an answer doesn't depend on batch size, order or world size beyond rounding.
+
+Left out: `transformers.generate`, which draws from one generator per batch and keeps ended rows.
 
 Shapes: B rows, P prompt tokens, V vocabulary.
 """
@@ -19,8 +21,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gptlife.data.errors import UserError
+from gptlife.data.tokens import encode_prompt
+from gptlife.stages.modeling.lengths import context_of
+
 COMPACT_SHARE = 0.15
-"""Ended rows leave when they are this share of the batch: moving the cache costs about a step."""
+"""Ended rows leave the batch once they are this share of it: moving the cache costs about one step."""
 
 
 @dataclass
@@ -28,11 +34,36 @@ class Answer:
     """One sampled answer."""
 
     tokens: list[int]
-    """Up to and including the end-of-text token, where it was reached."""
+    """Up to the end-of-text token, which is included where it was reached."""
     logprobs: list[float]
-    """Of each token, under the distribution it was drawn from (temperature included)."""
+    """One per token, in nats, under the distribution it was drawn from (temperature included)."""
     finished: bool
     """Whether the end-of-text token was reached."""
+
+
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[dict[str, Any]], model: Any, max_new_tokens: int, place: str
+) -> list[list[int]]:
+    """The tokens of each prompt, generation prompt included.
+
+    Args:
+        prompts: rows with `messages`.
+        place: the config field of the prompts, for the error.
+
+    Raises:
+        UserError: when a prompt leaves no room for `max_new_tokens` in the model's context.
+    """
+    encoded = []
+    limit = context_of(model) - max_new_tokens
+    for number, prompt in enumerate(prompts, 1):
+        tokens = encode_prompt(tokenizer, prompt["messages"])
+        if len(tokens) > limit:
+            raise UserError(
+                f"{place}: prompt {number} has {len(tokens)} tokens; with max_new_tokens {max_new_tokens} the model's "
+                f"context of {context_of(model)} leaves {limit}; shorten it or lower max_new_tokens"
+            )
+        encoded.append(tokens)
+    return encoded
 
 
 def sample(
@@ -47,11 +78,13 @@ def sample(
     generation_batch_size: int = 256,
     greedy: bool = False,
 ) -> list[Answer]:
-    """One answer a prompt, in the prompts' order.
+    """One answer per prompt, in the prompts' order.
 
     Args:
         model: a causal LM (a LoRA wrapper is fine), on its device.
-        seed: what the draws depend on, together with each prompt's number.
+        prompts: the tokens of each prompt.
+        eos: the end-of-text token, which ends an answer.
+        seed: decides the draws, together with each prompt's number.
         numbers: the prompts' numbers; by default 0, 1, ...
         generation_batch_size: prompts decoded together; like lengths go together.
         greedy: take the most likely token; log-probabilities are still those at `temperature`.
@@ -70,6 +103,46 @@ def sample(
     model.train(was_training)
     model.config.use_cache = cached
     return [answer for answer in answers if answer is not None]
+
+
+def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """An answer's text without special tokens, stripped."""
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+
+def answer_rows(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: str,
+    numbers: Sequence[int] | None = None,
+    generation_batch_size: int = 256,
+    greedy: bool = False,
+    place: str,
+) -> list[tuple[str, bool]]:
+    """(text, whether it ended by itself) of one sampled answer per prompt, in order.
+
+    The arguments are those of `encode_prompts` and `sample`.
+
+    Raises:
+        UserError: when a prompt leaves no room for `max_new_tokens` in the model's context.
+    """
+    encoded = encode_prompts(tokenizer, prompts, model, max_new_tokens, place)
+    answers = sample(
+        model,
+        encoded,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos=tokenizer.eos_token_id,
+        seed=seed,
+        numbers=numbers,
+        generation_batch_size=generation_batch_size,
+        greedy=greedy,
+    )
+    return [(text_of(tokenizer, answer.tokens), answer.finished) for answer in answers]
 
 
 def _uniforms(seed: str, number: int, count: int) -> list[float]:

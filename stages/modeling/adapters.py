@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: added, trained and merged."""
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) through peft: added and merged."""
 
 from __future__ import annotations
 
@@ -23,10 +23,17 @@ class LoRA(Config):
 
 
 def add_lora(model: Any, lora: LoRA, task: str) -> Any:
-    """Wrap `model` with adapters; `task` is `CAUSAL_LM` or `SEQ_CLS` (whose new head is trained whole)."""
-    from peft import LoraConfig, get_peft_model
+    """`model` wrapped with adapters; `task` is `CAUSAL_LM` or `SEQ_CLS` (whose new head is trained in full)."""
+    from peft import get_peft_model
 
-    config = LoraConfig(
+    return get_peft_model(model, lora_config(model, lora, task))
+
+
+def lora_config(model: Any, lora: LoRA, task: str) -> Any:
+    """peft's config of the adapters, for a trainer that adds them by itself."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -35,9 +42,8 @@ def add_lora(model: Any, lora: LoRA, task: str) -> Any:
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
         fan_in_fan_out=getattr(model.config, "model_type", "") in ("gpt2", "openai-gpt"),
     )
-    return get_peft_model(model, config)
 
 
 def merge_lora(model: Any) -> Any:
-    """The plain model with its adapters added in; `model` itself where it has none."""
+    """The plain model with its adapters merged into the weights; `model` itself where it has none."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

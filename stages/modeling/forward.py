@@ -1,4 +1,4 @@
-"""The two forward passes of the whole project: a language model and a scalar head, read at selected positions.
+"""The two forward passes of the project: a language model and a scalar head, read at selected positions.
 
 `SelectedLogits` gives vocabulary logits and `SelectedScores` the head's outputs only where a mask says that a loss, a
 log-probability or a value is read, so no (B, T, V) tensor is ever built. Batches are padded on the right and need no
@@ -9,7 +9,7 @@ Legend: B rows, T tokens, N selected positions in row-major order, V vocabulary,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,33 +22,38 @@ def unwrapped(model: Any) -> Any:
 
 
 class SelectedLogits(nn.Module):
-    """A causal LM read at selected positions: (B, T) tokens -> (N, V) logits."""
+    """A causal LM read at selected positions: inputs of B rows -> (N, V) logits."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.direct = _head_is_plain(unwrapped(model))
 
-    def forward(self, tokens_BT: Tensor, select_BT: Tensor, **positions: Tensor) -> Tensor:
-        """Logits for the token that follows each selected position, row-major."""
+    def forward(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
+        """Logits, in fp32, for the token that follows each selected position, row-major.
+
+        Args:
+            inputs: the arguments of the model's forward: `input_ids` (B, T), and what else it takes.
+            select_BT: bool.
+        """
         inner = unwrapped(self.model)
         if not self.direct:
-            return inner(input_ids=tokens_BT, use_cache=False, **positions).logits[select_BT].float()
-        hidden_BTD = _trunk(inner)(input_ids=tokens_BT, use_cache=False, **positions).last_hidden_state
+            return inner(**inputs, use_cache=False).logits[select_BT].float()
+        hidden_BTD = _trunk(inner)(**inputs, use_cache=False).last_hidden_state
         return inner.get_output_embeddings()(hidden_BTD[select_BT]).float()
 
 
 class SelectedScores(nn.Module):
-    """A scalar-head model read at selected positions: (B, T) tokens -> (N,) scores."""
+    """A scalar-head model read at selected positions: inputs of B rows -> (N,) scores."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, tokens_BT: Tensor, select_BT: Tensor, **positions: Tensor) -> Tensor:
-        """The head's output at each selected position, row-major."""
+    def forward(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
+        """The head's output, in fp32, at each selected position, row-major; arguments as in `SelectedLogits`."""
         inner = unwrapped(self.model)
-        hidden_BTD = _trunk(inner)(input_ids=tokens_BT, use_cache=False, **positions).last_hidden_state
+        hidden_BTD = _trunk(inner)(**inputs, use_cache=False).last_hidden_state
         return inner.score(hidden_BTD[select_BT]).squeeze(-1).float() + getattr(inner.config, "reward_bias", 0.0)
 
 
@@ -78,9 +83,3 @@ def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device) ->
     """Rows of tokens as one (B, T) tensor, filled on the right."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)
-
-
-def pad_mask(rows: Sequence[Sequence[bool]], device: torch.device) -> Tensor:
-    """Bool rows as one (B, T) tensor, False on the right."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[False] * (width - len(row))] for row in rows], dtype=torch.bool, device=device)

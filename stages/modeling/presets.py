@@ -2,7 +2,7 @@
 
 GPT-1: Radford et al. 2018, section 4.1. GPT-2: Radford et al. 2019, Table 2. GPT-3: Brown et al. 2020, Table 2.1,
 as the GPT-2 architecture with a 2048-token context; its alternating sparse attention is left out (dense here).
-Two rows of Table 2.1 contradict themselves and are mended so that heads x head size = width: XL prints 24 heads of
+Two rows of Table 2.1 contradict themselves and are corrected so that heads x head size = width: XL prints 24 heads of
 128 at width 2048 (here 16), 13B prints width 5140 (here 5120 = 40 x 128).
 """
 
@@ -26,7 +26,7 @@ def _gpt2(width: int, layers: int, heads: int, context: int) -> dict[str, Any]:
         "n_layer": layers,
         "n_head": heads,
         "n_positions": context,
-        # GPT-2's own GELU (`gelu_new`) as one fused kernel.
+        # GPT-2's GELU (`gelu_new`) as one fused kernel.
         "activation_function": "gelu_pytorch_tanh",
     }
 
@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt3-13b": _gpt2(5120, 40, 40, 2048),
     "gpt3-175b": _gpt2(12288, 96, 96, 2048),
 }
-"""What `architecture.preset` may name; vocabulary size comes from the tokenizer."""
+"""The values of `architecture.preset`; the vocabulary size comes from the tokenizer."""
 
 
 class Architecture(Config):
@@ -61,7 +61,7 @@ class Architecture(Config):
 
     @field_validator("preset")
     @classmethod
-    def _known(cls, preset: str | None) -> str | None:
+    def _exists(cls, preset: str | None) -> str | None:
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"no preset '{preset}'{suggest(preset, list(PRESETS))}")
         return preset
@@ -82,7 +82,7 @@ class Architecture(Config):
         defaults = AutoConfig.for_model(model_type)
         for name in self.fields:
             if not hasattr(defaults, name):
-                known = [key for key in defaults.to_dict() if not key.startswith("_")]
-                raise UserError(f"architecture.fields.{name}: {model_type} has no such field{suggest(name, known)}")
+                names = [key for key in defaults.to_dict() if not key.startswith("_")]
+                raise UserError(f"architecture.fields.{name}: {model_type} has no such field{suggest(name, names)}")
         special = {"vocab_size": vocabulary, "bos_token_id": eos, "eos_token_id": eos, "pad_token_id": pad}
         return AutoConfig.for_model(model_type, **{**chosen, **self.fields, **special})

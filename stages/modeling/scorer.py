@@ -1,17 +1,17 @@
-"""The reward model: one score a sequence, read at its last real token, and its normalisation.
+"""The reward model: one score per sequence, read at its last real token, and its normalisation.
 
 A trunk with a scalar head in place of the unembedding (Stiennon et al. 2020; Ouyang et al. 2022, section 3.5). The
 score is read at the end-of-text token where the answer has one (Huang et al. 2024: scores elsewhere mean nothing).
 After training, the score is shifted so that demonstrations have mean 0 and scaled to unit standard deviation; both are
 folded into the weights where the architecture allows, so that plain `AutoModelForSequenceClassification` gives the
-very score that PPO uses.
+same score as PPO uses.
 
 Legend: S sequences, T tokens, B rows, N selected positions, M members of an ensemble.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,19 +25,19 @@ _FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm")
 
 
 class EnsembleScores(nn.Module):
-    """Several scalar-head models read at selected positions: (B, T) tokens -> (N,) combined scores."""
+    """Several scalar-head models read at selected positions: inputs of B rows -> (N,) combined scores."""
 
     def __init__(self, members: Sequence[SelectedScores], config: EnsembleConfig) -> None:
         super().__init__()
         self.members, self.config = nn.ModuleList(members), config
 
-    def forward(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
-        """The members' scores at each selected position as one, row-major."""
-        return combine(self.member_scores(tokens_BT, select_BT), self.config)
+    def forward(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
+        """The combined score at each selected position, row-major."""
+        return combine(self.member_scores(inputs, select_BT), self.config)
 
-    def member_scores(self, tokens_BT: Tensor, select_BT: Tensor) -> Tensor:
-        """scores_MN: each member's own."""
-        return torch.stack([member(tokens_BT, select_BT) for member in self.members])
+    def member_scores(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
+        """scores_MN: the score of each member at each selected position."""
+        return torch.stack([member(inputs, select_BT) for member in self.members])
 
 
 def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -57,7 +57,8 @@ def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int
     scores_S = torch.empty(len(rows))
     for group in length_batches([len(row) for row in rows], tokens_per_batch=tokens_per_batch):
         batch = [rows[index] for index in group]
-        scores_S[group] = model(pad_right(batch, 0, device), last_positions(batch, device)).cpu()
+        inputs = {"input_ids": pad_right(batch, 0, device)}
+        scores_S[group] = model(inputs, last_positions(batch, device)).cpu()
     return scores_S
 
 

@@ -1,26 +1,22 @@
-"""TRL's `DPOTrainer` as the stage `dpo` uses it: our tokens, order, optimizer and schedule; its forward and loss.
+"""TRL's `DPOTrainer` and `KTOTrainer` on our tokens, order, optimizer and schedule; forward and loss are TRL's.
 
-What is set against TRL's and `transformers.Trainer`'s ways, and why:
+What is set otherwise than TRL and `transformers.Trainer` do by themselves, and why:
 
-- Rows come encoded. TRL would render the chat itself, add an end-of-text to answers that were cut off, and read
+- Rows come encoded. TRL would render the chat itself, add an end-of-text token to answers that were cut off, and read
   control tokens out of what users wrote.
-- Rows come in the schedule's order and are read one after the other, so the batch of a step is the same for every
-  micro-batch and number of processes; all micro-batches of a step are of one size, because TRL takes means of means.
-- TRL's `disable_dropout` is off: models come without dropout, and it would turn off the adapters' as well.
-- No telemetry, model cards, progress bars or logs of TRL's own, and none of the warnings with which the two libraries
-  tell each other what they deprecated.
-
-Label smoothing s: with TRL's `sigmoid` L(m) = -log σ(m) and `robust` R = ((1-s) L(m) - s L(-m)) / (1-2s), the loss
-of conservative DPO (1-s) L(m) + s L(-m) is 2(1-s) L(m) - (1-2s) R. TRL 1.16 ignores `label_smoothing` in `sigmoid`.
+- Rows come in the schedule's order and are read one after the other, so the batch of a step is the same for any number
+  of processes; all micro-batches of a step are of one size, because TRL takes means of means.
+- TRL's `disable_dropout` is off: models come without dropout, and it would turn off the adapters' dropout as well.
+- No telemetry, model cards, progress bars or logs of TRL's own, and no deprecation warnings of the libraries.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import trl
@@ -31,117 +27,73 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 
 from gptlife.data.errors import UserError
-from gptlife.stages.dpo import DPOConfig
-from gptlife.stages.modeling.adapters import add_lora
+from gptlife.stages.modeling.adapters import lora_config
+from gptlife.stages.preferences.config import PreferenceConfig
+from gptlife.stages.preferences.implicit_rewards import mismatched
 from gptlife.stages.runtime.artifact import CHECKPOINTS
 from gptlife.stages.runtime.device import best_device
+from gptlife.stages.runtime.provenance import resume_as_begun
 from gptlife.stages.training.setup import Schedule, adamw
 
-PairRow = dict[str, list[int]]
+Row = dict[str, Any]
+"""A row in TRL's columns: `prompt_ids` and the answers' ids."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to itself what TRL and transformers will drop in later versions."""
+    """Silence what TRL and transformers say about their own later versions."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield
 
 
-@quiet()
-def settings_of(config: DPOConfig, output: Path) -> trl.DPOConfig:
-    """TRL's settings; making them also starts the process group.
+class EncodedRows:
+    """Mixed into a trainer of TRL: encoded rows in a schedule's order, this repository's optimizer and rates."""
 
-    Raises:
-        UserError: for a device that TRL doesn't train on, and a batch that the processes can't share.
-    """
-    device = best_device(config.device)
-    bf16 = config.precision == "bf16"
-    if config.precision == "auto":
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    smoothing = config.label_smoothing
-    settings = trl.DPOConfig(
-        output_dir=str(output / CHECKPOINTS),
-        beta=config.beta,
-        loss_type=["sigmoid", "robust"] if smoothing else ["sigmoid"],
-        loss_weights=[2 * (1 - smoothing), -(1 - 2 * smoothing)] if smoothing else None,
-        label_smoothing=smoothing,
-        max_length=None,
-        disable_dropout=False,
-        seed=config.seed,
-        max_grad_norm=config.max_grad_norm,
-        bf16=bf16,
-        use_cpu=device.type == "cpu",
-        gradient_checkpointing=config.gradient_checkpointing,
-        train_sampling_strategy="sequential",
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=device.type == "cuda",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        log_level_replica="error",
-    )
-    if settings.n_gpu > 1:
-        raise UserError("dpo: TRL trains on one GPU a process; start it by accelerate launch, or show it one GPU only")
-    if settings.device.type != device.type or device.index not in (None, settings.device.index):
-        raise UserError(f"dpo.device: TRL would train on {settings.device}, not on {device}; leave `device` out")
-    if config.batch_size % settings.world_size:
-        raise UserError(
-            f"dpo.batch_size: {config.batch_size} pairs can't be shared equally by {settings.world_size} processes; "
-            "give a multiple"
-        )
-    return settings
-
-
-def micro_batch_size(share: int, width: int, tokens: int) -> int:
-    """Pairs in one forward pass: the largest divisor of `share` with which two answers of `width` each fit."""
-    return max(size for size in range(1, share + 1) if share % size == 0 and (size == 1 or 2 * size * width <= tokens))
-
-
-class PairTrainer(trl.DPOTrainer):
-    """`trl.DPOTrainer` on encoded pairs, in the order of a schedule, with this repository's optimizer and rates."""
-
+    stage: ClassVar[str]
+    settings: ClassVar[type]
+    answers: ClassVar[dict[str, tuple[str, ...]]]
+    """Prefix of TRL's batch (`KL_` or none) -> columns of the answers that stand in it, one after the other."""
     model: Any
     optimizer: Any
+    lr_scheduler: Any
 
     @quiet()
     def __init__(
-        self,
-        config: DPOConfig,
-        plan: Schedule,
-        settings: trl.DPOConfig,
-        model: Any,
-        reference: Any | None,
-        tokenizer: Any,
-        rows: list[PairRow],
-    ) -> None:
+        self, config: PreferenceConfig, plan: Schedule, args: Any, model: Any, reference: Any, tokenizer: Any,
+        rows: list[Row],
+    ) -> None:  # fmt: skip
         self.ours, self.plan = config, plan
-        self.lengths = [sum(map(len, row.values())) + len(row["prompt_ids"]) for row in rows]
-        """Tokens that a pair costs: its prompt stands before both answers."""
-        width = max(len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows)
-        share = config.batch_size // settings.world_size
-        settings.per_device_train_batch_size = micro_batch_size(share, width, config.micro_batch_tokens)
-        settings.gradient_accumulation_steps = share // settings.per_device_train_batch_size
-        settings.max_steps = len(plan.sizes)
-        adapters = _adapters(model, config)
-        order = [index for step in range(len(plan.sizes)) for index in plan.batch(step)]
+        share = config.batch_size // args.world_size
+        args.per_device_train_batch_size = self.micro_batch(config, args.world_size, rows)
+        args.gradient_accumulation_steps = share // args.per_device_train_batch_size
+        args.max_steps = len(plan.sizes)
+        self.lengths = [sum(_sizes(row, self.answers[""])) for row in rows]
+        """Tokens that a row costs: its prompt stands before every answer."""
+        order = [rows[index] for step in range(len(plan.sizes)) for index in plan.batch(step)]
+        arranged = self.arranged(order, args.per_device_train_batch_size * args.world_size)
         super().__init__(
             model=model,
             ref_model=reference,
-            args=settings,
-            train_dataset=Dataset.from_list(rows).select(order),
+            args=args,
+            train_dataset=Dataset.from_list(arranged),
             processing_class=tokenizer,
-            peft_config=adapters,
-        )
-        self.remove_callback(PrinterCallback)
-        _confirm(self.data_collator, rows[:8])
+            peft_config=None if config.lora is None else lora_config(model, config.lora, "CAUSAL_LM"),
+        )  # type: ignore[call-arg]
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+        confirm(self, arranged[:8])
 
-    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
-        """The rows as they are: they have TRL's columns already."""
+    @staticmethod
+    def micro_batch(config: Any, processes: int, rows: list[Row]) -> int:
+        """Rows in one forward pass of a process."""
+        raise NotImplementedError
+
+    @staticmethod
+    def arranged(rows: list[Row], size: int) -> list[Row]:
+        """The rows as TRL reads them; `size` of them are one forward pass of all processes."""
+        return rows
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
     def _send_telemetry(self) -> None:
@@ -164,25 +116,114 @@ class PairTrainer(trl.DPOTrainer):
         return self.lr_scheduler
 
 
-def _adapters(model: Any, config: DPOConfig) -> Any:
-    """The adapters' config: TRL adds them by itself, and then takes the model without them for the reference."""
-    if config.lora is None:
-        return None
-    wrapped = add_lora(model, config.lora, "CAUSAL_LM")
-    adapters = wrapped.peft_config["default"]
-    wrapped.unload()
-    return adapters
+class DPOTrainer(EncodedRows, trl.DPOTrainer):
+    """Rows: `prompt_ids`, `chosen_ids`, `rejected_ids`."""
+
+    stage, settings, answers = "dpo", trl.DPOConfig, {"": ("chosen_ids", "rejected_ids")}
+
+    @staticmethod
+    def micro_batch(config: Any, processes: int, rows: list[Row]) -> int:
+        """As many pairs as `micro_batch_tokens` holds, all as long as the longest."""
+        width = max(max(_sizes(row, ("chosen_ids", "rejected_ids"))) for row in rows)
+        return micro_batch_size(config.batch_size // processes, width, config.micro_batch_tokens)
 
 
-def _confirm(collate: Any, rows: list[PairRow]) -> None:
-    """Check that what TRL reads is what the stage encoded: both sides, chosen first, the answer marked.
+class KTOTrainer(EncodedRows, trl.KTOTrainer):
+    """Rows: `prompt_ids`, `completion_ids`, `label`; and `KL_completion_ids`, the answer to another row's prompt."""
+
+    stage, settings = "kto", trl.KTOConfig
+    answers: ClassVar = {"": ("completion_ids",), "KL_": ("KL_completion_ids",)}
+
+    @staticmethod
+    def micro_batch(config: Any, processes: int, rows: list[Row]) -> int:
+        """A process's part of the rows over which the KL is estimated; memory has no say, since it decides the result.
+
+        Raises:
+            UserError: when they can't be shared, or a process gets one alone, whose own answer would be its KL.
+        """
+        batch, size = config.batch_size, config.kl_batch_size or config.batch_size
+        if batch % size or size % processes or size < 2 * processes:
+            raise UserError(
+                f"kto.kl_batch_size: {size} answers; give a divisor of batch_size ({batch}) that leaves each of "
+                f"{processes} processes as many, at least 2"
+            )
+        return int(size // processes)
+
+    @staticmethod
+    def arranged(rows: list[Row], size: int) -> list[Row]:
+        """Each row with the answer of the row before it, in a circle of `size` rows [KTO section 4]."""
+        return [
+            row | {"KL_completion_ids": answer} for row, answer in zip(rows, mismatched(rows, size, 1), strict=True)
+        ]
+
+
+@quiet()
+def settings_of(kind: type[EncodedRows], config: PreferenceConfig, output: Path, options: Mapping[str, Any]) -> Any:
+    """TRL's settings, with the `options` of the loss; making them also starts the process group.
 
     Raises:
-        UserError: when an installed TRL reads the columns in another way.
+        UserError: for a device that TRL doesn't train on, and a batch that the processes can't share.
     """
-    batch = collate(rows)
-    sides = [(row["prompt_ids"], row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
-    for place, (prompt, answer) in enumerate(sides):
-        ids, real = batch["input_ids"][place], batch["attention_mask"][place].bool()
-        if ids[real].tolist() != prompt + answer or ids[batch["completion_mask"][place].bool()].tolist() != answer:
-            raise UserError(f"dpo: TRL {trl.__version__} reads pairs in another way; install trl==1.16.*")
+    device = best_device(config.device)
+    bf16 = config.precision == "bf16"
+    if config.precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    args = kind.settings(
+        output_dir=str(output / CHECKPOINTS),
+        beta=config.beta,
+        max_length=None,
+        disable_dropout=False,
+        seed=config.seed,
+        max_grad_norm=config.max_grad_norm,
+        bf16=bf16,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=config.gradient_checkpointing,
+        train_sampling_strategy="sequential",
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=device.type == "cuda",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
+        **options,
+    )
+    name, batch = kind.stage, config.batch_size
+    if args.n_gpu > 1:
+        raise UserError(f"{name}: TRL trains on one GPU per process; use accelerate launch, or show it one GPU only")
+    if args.device.type != device.type or device.index not in (None, args.device.index):
+        raise UserError(f"{name}.device: TRL would train on {args.device}, not on {device}; leave `device` out")
+    if batch % args.world_size:
+        act = "give a multiple"
+        raise UserError(f"{name}.batch_size: {args.world_size} processes can't share {batch} rows equally; {act}")
+    resume_as_begun(output, config.model_dump())
+    return args
+
+
+def micro_batch_size(share: int, width: int, tokens: int) -> int:
+    """Pairs in one forward pass: the largest divisor of `share` with which two answers of `width` each fit."""
+    return max(size for size in range(1, share + 1) if share % size == 0 and (size == 1 or 2 * size * width <= tokens))
+
+
+def _sizes(row: Row, columns: tuple[str, ...]) -> list[int]:
+    return [len(row["prompt_ids"]) + len(row[column]) for column in columns]
+
+
+def confirm(trainer: Any, rows: list[Row]) -> None:
+    """Check that what TRL reads is what the stage encoded: every answer in its place, after its prompt, and marked.
+
+    Raises:
+        UserError: when the installed TRL reads the columns in another way.
+    """
+    batch, same = trainer.data_collator(rows), True
+    for prefix, columns in trainer.answers.items():
+        ids, real, marked = (batch[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask"))
+        for place, (row, column) in enumerate((row, column) for column in columns for row in rows):
+            same &= ids[place][real[place].bool()].tolist() == row["prompt_ids"] + row[column]
+            same &= ids[place][marked[place].bool()].tolist() == row[column]
+    if "label" in rows[0]:
+        same &= batch["label"].tolist() == [row["label"] for row in rows]
+    if not same:
+        raise UserError(f"{trainer.stage}: TRL {trl.__version__} reads its rows in another way; install trl==1.16.*")

@@ -1,4 +1,4 @@
-"""The fields that every stage has which learns from its own policy's answers. Imports no torch."""
+"""The fields of every stage that learns from its own policy's answers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from gptlife.data.config import BelowOne, Config, Execution, HashFile, Was
+from gptlife.data.config import BelowOne, Config, HashFile, Was
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
-from gptlife.reward.judges.judge import JudgeConfig, identity_of_function
+from gptlife.reward.judges.config import JudgeConfig
+from gptlife.reward.judges.functions import identity_of_function
+from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.training.config import TrainingConfig
 
@@ -18,16 +20,16 @@ class AdaptiveKL(Config):
     """Steer kl_coef so that the KL to the reference stays near a target (Ziegler et al. 2019, section 2.2)."""
 
     target: PositiveFloat = 6.0
-    """Nats an episode. [lm-human-preferences]"""
+    """Nats per episode. [lm-human-preferences]"""
     horizon: PositiveInt = 10_000
     """Episodes over which a full error changes the coefficient by its own size. [lm-human-preferences]"""
 
 
-class OnlineConfig(TrainingConfig):
-    """What every stage has that learns from its own policy's answers."""
+class OnlineConfig(TrainingConfig, SamplingConfig):
+    """The fields of every stage that learns from its own policy's answers."""
 
     prompts: Data
-    """Prompts to answer, in a new order each time round; conversations count without their last answer."""
+    """Prompts to answer, in a new order each time through; of conversations, all but the last answer."""
     reward_function: str | None = None
     """`module:name` or `file.py:name` of a function (prompts, answers) -> scores, in place of a reward model."""
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -37,15 +39,15 @@ class OnlineConfig(TrainingConfig):
     ptx_coef: NonNegativeFloat = 27.8
     """Weight of the pretraining term (γ), when `pretraining` is given; 0 is plain PPO. [InstructGPT C.4]"""
     ptx_rows_per_episode: NonNegativeFloat = 8.0
-    """Rows of pretraining text for every episode. [InstructGPT C.4]"""
+    """Rows of pretraining text per episode. [InstructGPT C.4]"""
     ptx_length: PositiveInt | None = None
-    """Tokens of such a row; None: 128, or the policy's context where that is less."""
+    """Tokens per row; None: 128, or the policy's context where that is less."""
     steps: PositiveInt = 500
-    """Times that answers are sampled. [InstructGPT C.4: 256k episodes in batches of 512]"""
+    """Rounds of sampling and learning. [InstructGPT C.4: 256k episodes in batches of 512]"""
     batch_size: PositiveInt = 512
-    """Episodes a step, global. [InstructGPT C.4]"""
+    """Episodes per step, over all processes. [InstructGPT C.4]"""
     minibatch_size: PositiveInt = 64
-    """Episodes an optimizer step, global. [InstructGPT C.4]"""
+    """Episodes per optimizer step, over all processes. [InstructGPT C.4]"""
     inner_epochs: PositiveInt = 1
     """Passes over a step's episodes. [InstructGPT C.4]"""
     learning_rate: NonNegativeFloat = 3e-6
@@ -57,31 +59,27 @@ class OnlineConfig(TrainingConfig):
     weight_decay: NonNegativeFloat = 0.0
     """[not given in InstructGPT]"""
     kl_coef: NonNegativeFloat = 0.02
-    """β: price of a nat of KL to the reference, in units of the score. [InstructGPT C.4]"""
+    """β: what a nat of KL to the reference costs, in units of the score. [InstructGPT C.4]"""
     adaptive_kl: AdaptiveKL | None = None
-    """Let kl_coef follow a target; None: fixed. [InstructGPT: fixed]"""
+    """Steer kl_coef towards a target KL; None: fixed. [InstructGPT: fixed]"""
     target_kl: Annotated[float | None, Was("stop_kl")] = Field(None, gt=0)
-    """Nats an episode: a step that measures more makes no update and is the last one; None: never."""
+    """KL in nats per episode at which the run stops: a step that measures more makes no update; None: never."""
     score_clip: PositiveFloat | None = None
-    """Scores are held within ± this."""
+    """Scores are clipped to ± this."""
     missing_eos_penalty: NonNegativeFloat = 1.0
-    """Taken off the score of an answer that never ended."""
+    """Subtracted from the score of an answer that never ended."""
     temperature: PositiveFloat = 1.0
     """Of sampling, and of every log-probability. [InstructGPT C.4]"""
-    max_new_tokens: PositiveInt = 256
-    """Longest answer."""
     ema: BelowOne | None = 0.992
-    """Decay a step of the averaged weights, saved under `ema/`; None: none. [InstructGPT C.4]"""
+    """Decay per step of the averaged weights, saved under `ema/`; None: no average. [InstructGPT C.4]"""
     lora: LoRA | None = None
-    """Train adapters; the reference is then the policy with its adapters off. Merged on save."""
+    """Train low-rank adapters, merged on save; the reference is then the policy with its adapters off."""
     judge: JudgeConfig | None = None
     """A judge that watches: its mean score of the sampled answers is logged, never trained on."""
     keep_every: int = Field(0, ge=0)
-    """Steps between copies of the policy, kept as models under `steps/<step>/`; 0: none. The last one is the output."""
+    """Steps between copies of the policy, saved under `steps/<step>/`; 0: no copies. The last step is the output."""
     sample_every: PositiveInt = 10
     """Steps between samples in the log."""
-    generation_batch_size: Annotated[Execution[PositiveInt], Was("rows")] = 256
-    """Answers decoded together on one process."""
 
     @model_validator(mode="after")
     def _batches(self) -> OnlineConfig:

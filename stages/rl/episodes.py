@@ -32,14 +32,15 @@ from gptlife.stages.generation.sampler import Answer
 from gptlife.stages.modeling.forward import pad_right
 from gptlife.stages.modeling.scorer import last_positions
 
-Scorer = Callable[[Sequence[int], Tensor, Tensor], Tensor]
-"""(episodes, tokens_BT, last_BT) -> scores_B."""
+Scorer = Callable[[Sequence[int], dict[str, Tensor], Tensor], Tensor]
+"""(episodes, inputs, last_BT) -> scores_B."""
 
 
 class Rows(NamedTuple):
     """Some episodes as a model reads them."""
 
-    tokens_BT: Tensor
+    inputs: dict[str, Tensor]
+    """What the models read: `input_ids` (B, T)."""
     select_BT: Tensor
     """Bool: the positions whose next token is one of the response."""
     last_BT: Tensor
@@ -73,7 +74,7 @@ class Rollouts:
         ends_B = torch.tensor([len(row) - 1 for row in rows], device=device).unsqueeze(1)
         select_BT = (position_T >= starts_B) & (position_T < ends_B)
         targets_N = tokens_BT.roll(-1, dims=1)[select_BT]
-        return Rows(tokens_BT, select_BT, last_positions(rows, device), targets_N)
+        return Rows({"input_ids": tokens_BT}, select_BT, last_positions(rows, device), targets_N)
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Minibatch:
 
     def logprobs(self, policy: nn.Module, temperature: float) -> Tensor:
         """The policy's log-probabilities of the response tokens now, (N,), with gradient."""
-        return selected_logprobs(policy(self.rows.tokens_BT, self.rows.select_BT), self.rows.targets_N, temperature)
+        return selected_logprobs(policy(self.rows.inputs, self.rows.select_BT), self.rows.targets_N, temperature)
 
     def sums(self, x_N: Tensor) -> Tensor:
         """Sums over each episode's tokens, (B,); summed over padded rows, so that equal terms give equal sums."""
@@ -224,13 +225,13 @@ def read(
     scores_B = torch.zeros(len(mask_BR), device=mask_BR.device)
     for group in groups:
         rows = rollouts.rows(group or [0], device)
-        logits_NV = policy(rows.tokens_BT, rows.select_BT)
+        logits_NV = policy(rows.inputs, rows.select_BT)
         logprobs_N = selected_logprobs(logits_NV, rows.targets_N, temperature)
         entropy_N = entropy(logits_NV, temperature)
         with reference[1]():
-            ref_logits_NV = reference[0](rows.tokens_BT, rows.select_BT)
+            ref_logits_NV = reference[0](rows.inputs, rows.select_BT)
         ref_logprobs_N = selected_logprobs(ref_logits_NV, rows.targets_N, temperature)
-        values_N = torch.zeros_like(logprobs_N) if value is None else value(rows.tokens_BT, rows.select_BT)
+        values_N = torch.zeros_like(logprobs_N) if value is None else value(rows.inputs, rows.select_BT)
         if not group:
             continue
         episodes = torch.tensor(group, device=mask_BR.device)
@@ -239,6 +240,6 @@ def read(
             block_BR = torch.zeros(len(group), mask_BR.shape[1], device=mask_BR.device)
             block_BR[mask_BR[episodes]] = flat_N
             tables[name][episodes] = block_BR
-        scores_B[episodes] = scorer(group, rows.tokens_BT, rows.last_BT)
+        scores_B[episodes] = scorer(group, rows.inputs, rows.last_BT)
     shared = {name: everyones(accelerator, part) for name, part in {**tables, "scores_B": scores_B}.items()}
     return Readings(**shared)

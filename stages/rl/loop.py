@@ -31,9 +31,10 @@ from torch import Tensor
 from gptlife.data.errors import UserError
 from gptlife.data.formats import prompts as load_prompts
 from gptlife.reward import kl
-from gptlife.reward.judges.judge import Prompt, checked, load_function, load_judge
-from gptlife.stages.generation.answering import encode_prompts, text_of
-from gptlife.stages.generation.sampler import Answer, sample
+from gptlife.reward.judges.functions import checked, load_function
+from gptlife.reward.judges.judge import load_judge
+from gptlife.reward.judges.verdicts import Prompt, scores_of
+from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.rl.algorithm import Algorithm, Loss
 from gptlife.stages.rl.episodes import Experience, Readings, Rollouts, minibatch_of, read, share_answers
 from gptlife.stages.rl.metrics import episode_metrics, standard_error, text_metrics, update_metrics
@@ -41,7 +42,7 @@ from gptlife.stages.rl.networks import Networks
 from gptlife.stages.rl.pretraining_term import PretrainingTerm
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.device import peak_gpu_memory_mb
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.runtime.stage import Metrics
 from gptlife.stages.training.loop import (
     Sums,
@@ -91,8 +92,8 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
     networks.forget_copies_after(step)
     started = time.monotonic() - float(state["seconds"])
     metrics: dict[str, Any] = {}
-    log = Journal(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
-    with log, signals.after_the_step():
+    log = MetricLog(output, name, config.steps, start=step, track=config.track, main=accelerator.is_main_process)
+    with log, signals.stop_after_step():
         while step < config.steps and "stopped_at" not in metrics:
             seed_step(config.seed, step, accelerator.process_index)
             metrics, kl_coef = trainer.step(step, kl_coef)
@@ -170,7 +171,7 @@ class Trainer:
         chosen = [index for index in self.order.batch(step) for _ in range(k)]
         rollouts = self._sample(step, chosen)
         sampled = time.monotonic()
-        texts = [text_of(self.networks.tokenizer, Answer(tokens, [], True)) for tokens in rollouts.responses]
+        texts = [text_of(self.networks.tokenizer, tokens) for tokens in rollouts.responses]
         parts = self._parts(step, rollouts)
         readings = self._read(step, rollouts, chosen, texts, parts[: self.minibatches])
         experience = self.algorithm.experience(readings, rollouts, kl_coef)
@@ -233,14 +234,14 @@ class Trainer:
     ) -> Readings:
         """What the models say of all episodes; `parts` are the first pass's, in whose micro-batches they are read."""
 
-        def by_function(group: Sequence[int], tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+        def by_function(group: Sequence[int], inputs: dict[str, Tensor], last_BT: Tensor) -> Tensor:
             assert self.function is not None
-            scores = self.function([self.prompts[chosen[i]] for i in group], [texts[i] for i in group])
-            return torch.tensor(scores, device=self.accelerator.device)
+            verdicts = self.function([self.prompts[chosen[i]] for i in group], [texts[i] for i in group])
+            return torch.tensor(scores_of(verdicts), device=self.accelerator.device)
 
-        def by_model(group: Sequence[int], tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+        def by_model(group: Sequence[int], inputs: dict[str, Tensor], last_BT: Tensor) -> Tensor:
             assert self.networks.reward_reader is not None
-            scores_B: Tensor = self.networks.reward_reader(tokens_BT, last_BT)
+            scores_B: Tensor = self.networks.reward_reader(inputs, last_BT)
             return scores_B
 
         readings = read(
@@ -307,6 +308,6 @@ class Trainer:
     def _judged(self, chosen: Sequence[int], texts: Sequence[str]) -> dict[str, float | None]:
         if self.judge is None:
             return {}
-        scores = self.judge([self.prompts[index] for index in chosen], texts)
+        scores = scores_of(self.judge([self.prompts[index] for index in chosen], texts))
         error = standard_error(torch.tensor(scores), self.algorithm.answers_per_prompt)
         return {"gold": sum(scores) / len(scores), "gold_se": error}

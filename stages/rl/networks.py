@@ -20,7 +20,7 @@ from gptlife.data.tokens import tokenizer_hash
 from gptlife.stages.modeling import adapters, loading
 from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
 from gptlife.stages.rl.config import OnlineConfig
-from gptlife.stages.runtime.artifact import sync_directory
+from gptlife.stages.runtime.files import sync_directory
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.setup import adamw
 
@@ -84,14 +84,15 @@ class Networks:
     ) -> None:
         self.accelerator, self.config, self.output = accelerator, config, output
         self.tokenizer = loading.load_tokenizer(policy)
-        models = {"policy": loading.load_causal(policy)}
+        if reward is not None:
+            _refuse_another_tokenizer(self.tokenizer, policy, reward)
+        models = {"policy": loading.load_causal(policy, self.tokenizer)}
         rates = {"policy": config.learning_rate}
         if value_learning_rate is not None:
-            models["value"] = loading.load_scorer(reward or policy, fresh_head=reward is None)
+            models["value"] = loading.load_scorer(reward or policy, reward is None, self.tokenizer)
             rates["value"] = value_learning_rate
         self.reward_reader: nn.Module | None = None
         if reward is not None:
-            _refuse_another_tokenizer(self.tokenizer, policy, reward)
             self.reward_reader = _frozen(loading.load_reward(reward, config.ensemble), accelerator)
         self.reference_reader: SelectedLogits | None = None
         if config.lora is None:

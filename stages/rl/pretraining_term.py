@@ -12,10 +12,10 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.stages.modeling.loading import row_length
+from gptlife.stages.modeling.lengths import row_length
 from gptlife.stages.rl.config import OnlineConfig
 from gptlife.stages.training.lm import PackedRows, lm_loss
-from gptlife.stages.training.loop import Sums, backward_over, gather_sums, micro_batches, on_device
+from gptlife.stages.training.loop import Sums, backward_over, gather_sums, micro_batches
 from gptlife.stages.training.setup import Schedule
 from gptlife.stages.training.token_stream import token_stream
 
@@ -46,7 +46,7 @@ class PretrainingTerm:
         groups = micro_batches(batch, self.rows.lengths, self.accelerator, self.config.micro_batch_tokens)
 
         def loss(group: Sequence[int]) -> tuple[Tensor, Sums]:
-            collated = on_device(self.rows.collate(group or batch[:1]), self.accelerator.device)
+            collated = self.rows.collate(group or batch[:1]).to(self.accelerator.device)
             nll, _ = lm_loss(policy, collated)
             counted = 1.0 if group else 0.0
             return counted * self.config.ptx_coef * nll, {"nll": counted * nll}

@@ -1,6 +1,6 @@
-"""What the machine can do: peak arithmetic for model-FLOPs utilisation, memory in use, the same bits each time.
+"""The device: which one, its peak FLOP/s (for model-FLOPs utilisation), its memory, and bitwise reproducibility.
 
-FLOPs a training token = 6 N + 6 L T D: six per parameter that takes part in a matrix product, plus causal attention's
+FLOPs per training token = 6 N + 6 L T D: six per parameter that takes part in a matrix product, plus causal attention's
 scores and values over half the row on average (Chowdhery et al. 2022, App. B, halved for causality).
 """
 
@@ -33,7 +33,11 @@ _PEAKS = {
 
 
 def best_device(wanted: str | None) -> torch.device:
-    """The wanted device, or the best there is."""
+    """The device called `wanted`; None: the best one available.
+
+    Raises:
+        UserError: when it is a CUDA device and torch sees none.
+    """
     if wanted is not None:
         if wanted.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device: '{wanted}' wanted, but torch sees no CUDA device; use device: cpu")
@@ -44,7 +48,7 @@ def best_device(wanted: str | None) -> torch.device:
 
 
 def flops_per_token(model: Any, row_length: int) -> float:
-    """Training FLOPs for one token of a decoder, forward and backward."""
+    """Training FLOPs per token of a decoder, forward and backward, in rows of `row_length` tokens."""
     config = model.config
     positions = {"wpe", "positions_embed", "embed_positions"}
     counted = sum(p.numel() for name, p in model.named_parameters() if not positions & set(name.split(".")))
@@ -55,7 +59,7 @@ def flops_per_token(model: Any, row_length: int) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak FLOP/s: the data sheet's for a known GPU; on a CPU, what a large fp32 matrix product reaches now."""
+    """Peak FLOP/s: a known GPU's by its data sheet; a CPU's as a large fp32 matrix product measures it now; or None."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return next((peak for part, peak in _PEAKS.items() if part in name), None)
@@ -72,10 +76,10 @@ def peak_flops(device: torch.device) -> float | None:
 
 @contextmanager
 def same_bits() -> Iterator[None]:
-    """Inside, only algorithms that give the same bits each time; one that has none raises torch's RuntimeError.
+    """Inside, only algorithms that give the same bits each time; an operation without one raises torch's RuntimeError.
 
-    On a CPU they all do, with as many threads. On a GPU atomic additions don't (the gradient of an embedding, of
-    attention), and cuBLAS needs a workspace of its own, which it must be told before it is used.
+    On a CPU all algorithms do, for the same number of threads. On a GPU atomic additions don't (in the gradient of an
+    embedding or of attention), and cuBLAS needs a workspace of fixed size, which must be set before its first use.
     """
     before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -87,18 +91,18 @@ def same_bits() -> Iterator[None]:
 
 
 def described(device: torch.device, deterministic: bool) -> dict[str, Any]:
-    """A device for the manifest, and whether the same run gives the same bits there.
+    """A device as the manifest records it, and whether the same run gives the same bits there.
 
-    A CPU is told by the vector instructions that torch takes: with others, sums are rounded otherwise.
+    For a CPU that includes the vector instructions that torch uses: with others, sums are rounded differently.
     """
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     same = device.type == "cpu" or (deterministic and device.type == "cuda")
-    known: dict[str, Any] = {"device": f"{device.type}{name}", "threads": torch.get_num_threads(), "same_bits": same}
+    record: dict[str, Any] = {"device": f"{device.type}{name}", "threads": torch.get_num_threads(), "same_bits": same}
     if device.type == "cpu":
-        known["instructions"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    return known
+        record["instructions"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return record
 
 
 def peak_gpu_memory_mb(device: torch.device) -> int | None:
-    """Most GPU memory this process held, in MB; None on a CPU."""
+    """Peak GPU memory of this process, in MB; None on a CPU."""
     return round(torch.cuda.max_memory_allocated(device) / 2**20) if device.type == "cuda" else None

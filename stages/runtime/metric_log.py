@@ -1,7 +1,7 @@
-"""What a stage tells while it works: log.jsonl (a line a step), trackers, and one progress line.
+"""A stage's metrics while it runs: log.jsonl (one line per step), trackers, and one progress line.
 
-The log is part of the output and is what the report draws. On resume it is cut back to the checkpoint's step, so no
-step stands in it twice and none is missing.
+The log is part of the output, and the report draws its curves from it. On resume it is cut back to the checkpoint's
+step, so each step is in it exactly once.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gptlife.stages.runtime.artifact import LOG, write_text
+from gptlife.stages.runtime.artifact import LOG
+from gptlife.stages.runtime.files import write_text
+from gptlife.stages.runtime.notices import notice
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
 SHOWN = 8
-"""Metrics of the last step that are told when the next one fails."""
+"""Metrics of the last step that are shown when the next one fails."""
 
 
-class Journal:
+class MetricLog:
     """A stage's log, trackers and progress line; silent on every process but the first."""
 
     def __init__(
@@ -46,7 +51,7 @@ class Journal:
         self.path = output / LOG
         write_text(self.path, "".join(_lines_up_to(self.path, start)))
         self.file = self.path.open("a", encoding="utf-8")
-        self.trackers = [_tracker(kind, output, name) for kind in track or [] if importlib.util.find_spec(kind)]
+        self.trackers = [_tracker(kind, output) for kind in track or [] if importlib.util.find_spec(kind)]
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn(f"[bold]{name:<12}"),
@@ -59,23 +64,23 @@ class Journal:
         )
         self.task = self.progress.add_task(name, total=total, completed=start, status="")
         self.progress.start()
-        self.spoken = -math.inf
+        self.told_at = -math.inf
 
     def log(self, step: int, metrics: dict[str, Any], status: str = "") -> None:
-        """One step's metrics; `None` and numbers that aren't finite are left out. `status` is shown behind the bar."""
+        """One step's metrics, without None and non-finite numbers; `status` is shown beside the progress bar."""
         if not self.main:
             return
-        metrics = {key: value for key, value in metrics.items() if _sayable(value)}
+        metrics = {key: value for key, value in metrics.items() if _is_loggable(value)}
         self.last = step, metrics
         self.file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
         self.file.flush()
         for tracker in self.trackers:
-            tracker.log(step, {key: value for key, value in metrics.items() if isinstance(value, (int, float))})
+            tracker.log({key: value for key, value in metrics.items() if isinstance(value, (int, float))}, step)
         self.progress.update(self.task, completed=step, status=status)
-        if self.progress.disable and (time.monotonic() - self.spoken > 10 or step == self.total):
-            self.spoken = time.monotonic()
-            seconds = self.spoken - self.started
-            print(f"{self.name} {step}/{self.total} [{seconds:.0f} s] {status}", file=sys.stderr, flush=True)
+        if self.progress.disable and (time.monotonic() - self.told_at > 10 or step == self.total):
+            self.told_at = time.monotonic()
+            seconds = self.told_at - self.started
+            notice(f"{self.name} {step}/{self.total} [{seconds:.0f} s] {status}")
 
     def step(self, count: int, metrics: dict[str, Any], status: str = "") -> None:
         """`log`, `count` steps after the last one."""
@@ -93,9 +98,9 @@ class Journal:
             self.progress.stop()
             self.file.close()
             for tracker in self.trackers:
-                tracker.close()
+                tracker.finish()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricLog:
         return self
 
     def __exit__(
@@ -105,57 +110,33 @@ class Journal:
         if isinstance(error, Exception) and self.main and self.last is not None:
             step, metrics = self.last
             shown = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, int | float)]
-            self.say(f"step {step} was the last one done: {', '.join(shown[:SHOWN])}; all of it: {self.path}")
+            self.say(f"step {step} was the last one done: {', '.join(shown[:SHOWN])}; all metrics: {self.path}")
 
 
-def _sayable(value: Any) -> bool:
+def _is_loggable(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def read_log(output: Path) -> list[dict[str, Any]]:
-    """Every line of an output's log.jsonl; a last line cut short by a kill is left out."""
-    return [json.loads(line) for line in _lines_up_to(output / LOG, None)]
-
-
-def _lines_up_to(path: Path, step: int | None) -> list[str]:
-    """The log's lines up to `step`; none from the first one on that was never written whole."""
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """The log's lines up to `step`, and up to the first line that was not written whole."""
     kept: list[str] = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else ():
         try:
             at = json.loads(line)["step"]
         except (ValueError, TypeError, KeyError):
             break
-        if step is None or at <= step:
+        if at <= step:
             kept.append(line + "\n")
     return kept
 
 
-class _TensorBoard:
-    def __init__(self, output: Path, name: str) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+def _tracker(kind: str, output: Path) -> GeneralTracker:
+    """A started tracker of accelerate's."""
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
 
-        self.writer = SummaryWriter(str(output / "tensorboard"))
-
-    def log(self, step: int, scalars: dict[str, float]) -> None:
-        for key, value in scalars.items():
-            self.writer.add_scalar(key, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class _WandB:
-    def __init__(self, output: Path, name: str) -> None:
-        import wandb
-
-        self.run = wandb.init(project="gptlife", name=output.name.removesuffix(".partial"), dir=str(output))
-
-    def log(self, step: int, scalars: dict[str, float]) -> None:
-        self.run.log(scalars, step=step)
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-def _tracker(kind: str, output: Path, name: str) -> _TensorBoard | _WandB:
-    return _WandB(output, name) if kind == "wandb" else _TensorBoard(output, name)
+    if kind == "wandb":
+        tracker: GeneralTracker = WandBTracker("gptlife", name=output.name.removesuffix(".partial"), dir=str(output))
+    else:
+        tracker = TensorBoardTracker("tensorboard", output)
+    tracker.start()
+    return tracker

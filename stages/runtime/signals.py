@@ -1,8 +1,8 @@
-"""Being asked to stop, by Ctrl-C (SIGINT), by a cluster (SIGTERM) or by a terminal that is gone (SIGHUP).
+"""Requests to stop: Ctrl-C (SIGINT), a cluster (SIGTERM) or a closed terminal (SIGHUP).
 
-A stage in a training loop finishes its step, saves it and ends with exit code 130; anything else is interrupted at
-once, since what it has is on disk already. A second Ctrl-C interrupts in any case. (A SIGTERM after a Ctrl-C does not:
-launchers pass on as one what their children have heard as the other.)
+A stage in a training loop finishes its step, saves it and ends with exit code 130; any other stage is interrupted at
+once, since its finished work is on disk already. A second Ctrl-C always interrupts at once. (A SIGTERM after a Ctrl-C
+does not: launchers pass on as SIGTERM what their children have received as SIGINT.)
 """
 
 from __future__ import annotations
@@ -10,44 +10,43 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from gptlife.stages.runtime.notices import notice
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Request:
-    """What was asked of this process; signals are the process's, so there is one."""
+    """The request made of this process; signals are the process's, so there is one."""
 
-    waiting = False
-    """Whether somebody looks at `asked` soon."""
-    asked = False
+    deferred = False
+    """Whether the running code checks `stop_requested` after each step."""
+    made = False
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
     """Whether this process was asked to stop."""
-    return _Request.asked
+    return _Request.made
 
 
 @contextmanager
-def heard(name: str) -> Iterator[None]:
-    """Take the signals in this module's way; `name` says who is stopping. A signal that is ignored stays so."""
+def handle_signals(name: str) -> Iterator[None]:
+    """Handle the signals as this module says; `name` begins the notice. An ignored signal stays ignored."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            let_go_of_the_terminal()
-        if not _Request.waiting or (_Request.asked and number == signal.SIGINT):
+            detach_terminal()
+        if not _Request.deferred or (_Request.made and number == signal.SIGINT):
             raise KeyboardInterrupt
-        if not _Request.asked:
-            print(
-                f"\n{name}: stops after this step, and keeps it; Ctrl-C stops it at once", file=sys.stderr, flush=True
-            )
-        _Request.asked = True
+        if not _Request.made:
+            notice(f"\n{name}: stops after this step, and keeps it; Ctrl-C stops it at once")
+        _Request.made = True
 
     before = {n: signal.signal(n, handle) for n in NUMBERS if signal.getsignal(n) is not signal.SIG_IGN}
-    _Request.asked = False
+    _Request.made = False
     try:
         yield
     finally:
@@ -55,8 +54,8 @@ def heard(name: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def let_go_of_the_terminal() -> None:
-    """Send what would go to a terminal nowhere: after a hang-up writing there is an error, and not one to die of."""
+def detach_terminal() -> None:
+    """Send stdout and stderr to nowhere where they are a terminal: after a hang-up, writing to it is an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         if stat.S_ISCHR(os.fstat(number).st_mode):
@@ -65,10 +64,10 @@ def let_go_of_the_terminal() -> None:
 
 
 @contextmanager
-def after_the_step() -> Iterator[None]:
-    """While this lasts, being asked to stop is only noted: the caller looks at `asked` after every step."""
-    _Request.waiting = True
+def stop_after_step() -> Iterator[None]:
+    """Inside, a request to stop is only noted: the caller checks `stop_requested` after each step."""
+    _Request.deferred = True
     try:
         yield
     finally:
-        _Request.waiting = False
+        _Request.deferred = False

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or absent, and the newest good one is taken.
+"""Checkpoints that are whole or absent; resuming takes the newest good one.
 
-    saving     written beside, every file synced and listed with size and sha256 in `state` (written last, with its own
-               sha256), renamed, directory synced
-    resuming   from the newest one whose every file is what its list says, that belongs to this output's config and
-               inputs, and whose log is there; what is passed over is named, and moved out of the way
+    saving     write beside, sync every file and list it with size and sha256 in `state` (written last, with a sha256 of
+               itself), rename, sync the directory
+    resuming   from the newest one whose every file matches its list, that belongs to this output's config and inputs,
+               and whose log is undamaged; skipped checkpoints are reported and moved aside
 
 Everything random in a training stage is a function of (seed, step, rank), never of a generator's history, so a
 checkpoint needs the weights, the optimizer, the step and what the stage counts (`state`): resuming is exact by
@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,31 +32,26 @@ from torch import Tensor
 from gptlife.data.errors import UserError
 from gptlife.data.yaml_tables import read_yaml
 from gptlife.stages.runtime import signals
-from gptlife.stages.runtime.artifact import (
-    CHECKPOINTS,
-    LOG,
-    STAGE_FILE,
-    keep_piece,
-    read_piece,
-    sums,
-    sync_directory,
-    sync_file,
-)
+from gptlife.stages.runtime.artifact import CHECKPOINTS, LOG, STAGE_FILE
+from gptlife.stages.runtime.files import keep_piece, read_piece, sums, sync_directory, sync_file
+from gptlife.stages.runtime.notices import notice
 
 STATE = "state"
 FURTHER = "further.safetensors"
 DAMAGED = ".damaged"
 _EVERY = 60.0
 _TIMES = 50.0
-"""By default a checkpoint waits until its last one's time is at most a fiftieth: 2 % of the whole, at any size."""
+"""By default the time between checkpoints is 50 times what the last one took: 2 % of the run, at any size."""
 
 
 class Checkpoints:
-    """The checkpoints of one stage's partial output; saved every `every` seconds, the newest `keep` kept.
+    """The checkpoints of one stage's partial output.
 
-    Where `every` is None, they are saved every minute, or seldomer, so that they take at most 2 % of the time.
-    `further` are tensors that are saved and brought back in place besides what accelerate prepared; `files` lie in the
-    output and go with every checkpoint (as links), as they were when it was saved.
+    Args:
+        every: seconds between them; None: a minute, or longer, so that they take at most 2 % of the time.
+        keep: how many of the newest are kept.
+        further: tensors that are saved, and restored in place, besides what accelerate prepared.
+        files: files of the output that are saved with every checkpoint (as links) and restored.
     """
 
     def __init__(
@@ -75,14 +69,14 @@ class Checkpoints:
         self.saved_at = time.monotonic()
         self.took, self.seconds, self.saved, self.bytes = 0.0, 0.0, 0, 0
         self.stopping = False
-        """Whether some process was asked to stop, as all processes know since the last `due`."""
+        """Whether any process was asked to stop, as of the last `due`; the same on all processes."""
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def restore(self) -> dict[str, Any] | None:
-        """Load the newest good checkpoint into what was prepared; its state, or None where there is none."""
+        """Load the newest good checkpoint into what was prepared; its state, or None where none is good."""
         path, state = self.newest()
         if path is None:
             return None
@@ -98,11 +92,11 @@ class Checkpoints:
         return state
 
     def newest(self) -> tuple[Path | None, dict[str, Any]]:
-        """The newest good checkpoint and its state; names the damaged ones, on the first process, for all."""
-        found: list[Any] = [self._newest() if self.accelerator.is_main_process else None]
+        """The newest good checkpoint and its state, for all processes; the first one reports the damaged ones."""
+        newest: list[Any] = [self._newest() if self.accelerator.is_main_process else None]
         if self.accelerator.num_processes > 1:
-            broadcast_object_list(found)
-        path, state = found[0]
+            broadcast_object_list(newest)
+        path, state = newest[0]
         return path, state
 
     def _newest(self) -> tuple[Path | None, dict[str, Any]]:
@@ -111,33 +105,33 @@ class Checkpoints:
             try:
                 state = self._good(path)
             except UserError as error:
-                print(f"{error}; an older one is taken", file=sys.stderr, flush=True)
+                notice(f"{error}; trying an older one")
                 _move_away(path)
                 continue
             return path, state
         if kept:
-            print(f"{self.folder}: no good checkpoint is left; begins at the first step", file=sys.stderr, flush=True)
+            notice(f"{self.folder}: no good checkpoint is left; starting at the first step")
         return None, {}
 
     def _good(self, path: Path) -> dict[str, Any]:
         """The state of a checkpoint.
 
         Raises:
-            UserError: saying what is wrong with it.
+            UserError: naming what is damaged.
         """
         try:
             state: dict[str, Any] = read_piece(path / STATE)
         except (OSError, ValueError):
             raise UserError(f"{path}: never finished, or its {STATE} is damaged") from None
         files, log, owner = state.pop("files"), state.pop("log"), state.pop("owner")
-        found = sums(path, files)
+        actual = sums(path, files)
         for name, (size, digest) in files.items():
-            if name not in found:
+            if name not in actual:
                 raise UserError(f"{path}: {name} is missing")
-            if found[name][0] != size:
-                raise UserError(f"{path}: {name} has {found[name][0]} bytes in place of {size}")
-            if found[name][1] != digest:
-                raise UserError(f"{path}: {name} is damaged (another sha256)")
+            if actual[name][0] != size:
+                raise UserError(f"{path}: {name} has {actual[name][0]} bytes in place of {size}")
+            if actual[name][1] != digest:
+                raise UserError(f"{path}: {name} is damaged (its sha256 differs)")
         if owner != self._owner():
             raise UserError(f"{path}: belongs to another config, or to other inputs")
         if _beginning(self.output / LOG, log[0]) != log:
@@ -145,7 +139,7 @@ class Checkpoints:
         return state
 
     def keep_up(self, step: int, state: dict[str, Any]) -> None:
-        """After a step: save where it is time to, and end the stage where it was asked to stop.
+        """After a step: save a checkpoint if one is due, and end the stage if it was asked to stop.
 
         Raises:
             KeyboardInterrupt: when it was asked to stop; the checkpoint is saved.
@@ -157,12 +151,9 @@ class Checkpoints:
             raise KeyboardInterrupt
 
     def due(self) -> bool:
-        """Whether it is time for the next one, by the first process's clock, or to stop.
-
-        One process that is asked to stop stops all.
-        """
+        """Whether a checkpoint is due, by the first process's clock, or because any process was asked to stop."""
         every = max(_EVERY, _TIMES * self.took) if self.every is None else self.every
-        late, self.stopping = time.monotonic() - self.saved_at >= every, signals.asked()
+        late, self.stopping = time.monotonic() - self.saved_at >= every, signals.stop_requested()
         if self.accelerator.num_processes > 1:
             mine = [late and self.accelerator.is_main_process, self.stopping]
             flags = self.accelerator.reduce(torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device))
@@ -196,7 +187,11 @@ class Checkpoints:
                 beside.rename(final)
                 sync_directory(self.folder)
                 self.forget_old()
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for it
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # OSError is not all they raise
             full = not isinstance(error, OSError) and shutil.disk_usage(self.output).free < max(self.bytes, 2**20)
             reason = os.strerror(errno.ENOSPC) if full else _first_line(error)
             shutil.rmtree(beside, ignore_errors=True)
@@ -208,7 +203,7 @@ class Checkpoints:
         self.account(begun)
 
     def account(self, begun: float) -> None:
-        """Count the time of a checkpoint that was begun at `begun` (of `time.monotonic`) and is done."""
+        """Count the time of a finished checkpoint that was begun at `begun` (of `time.monotonic`)."""
         self.saved_at = time.monotonic()
         self.took = self.saved_at - begun
         self.seconds += self.took
@@ -235,7 +230,7 @@ class Checkpoints:
         self.saved, self.bytes = self.saved + 1, sum(path.stat().st_size for path in [*files, folder / STATE])
 
     def cost(self) -> dict[str, float]:
-        """What checkpoints have cost since the stage was started last: how many, seconds, megabytes of the last one."""
+        """Cost since the last start of the stage: number of checkpoints, seconds, megabytes of the last one."""
         took = {"checkpoints": self.saved, "checkpoint_seconds": round(self.seconds, 2)}
         return {**took, "checkpoint_mb": round(self.bytes / 1e6, 2)}
 
@@ -245,30 +240,30 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _kept(self) -> list[Path]:
-        """Every checkpoint that got its name, in the order of steps."""
+        """Every checkpoint that was renamed, in the order of steps."""
         pattern = self.path(0).name.rpartition("-")[0] + "-*"
-        found = (path for path in self.folder.glob(pattern) if path.name.rpartition("-")[2].isdecimal())
-        return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+        paths = (path for path in self.folder.glob(pattern) if path.name.rpartition("-")[2].isdecimal())
+        return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
     def _owner(self) -> str:
-        """What the output is to become, as its `stage.yaml` says: config, code version and inputs."""
-        for place in (self.output, *self.output.parents[:2]):  # a member of an ensemble lies in its output
-            if (place / STAGE_FILE).is_file():
-                known = read_yaml(place / STAGE_FILE)
-                told = json.dumps([known.get("identity"), known.get("input_addresses")], sort_keys=True)
-                return hashlib.sha256(told.encode()).hexdigest()[:12]
+        """A hash of the output's identity and inputs, as its `stage.yaml` has them."""
+        for folder in (self.output, *self.output.parents[:2]):  # a member of an ensemble is inside its output
+            if (folder / STAGE_FILE).is_file():
+                record = read_yaml(folder / STAGE_FILE)
+                text = json.dumps([record.get("identity"), record.get("input_addresses")], sort_keys=True)
+                return hashlib.sha256(text.encode()).hexdigest()[:12]
         return ""
 
 
 def _move_away(path: Path) -> None:
-    """Out of the way of those that follow; removed when the stage is complete."""
+    """Rename a damaged checkpoint; it is removed when the stage is complete."""
     damaged = path.with_name(path.name + DAMAGED)
     shutil.rmtree(damaged, ignore_errors=True)
     os.rename(path, damaged)
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links. Neither is ever written into."""
+    """Give a file a second name; copy it where the file system has no links. No file is ever written into."""
     try:
         os.link(source, target)
     except OSError:
@@ -276,7 +271,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _beginning(path: Path, size: int | None) -> list[Any]:
-    """[bytes, sha256] of the first `size` bytes of a file, or of all; a missing file is an empty one."""
+    """[bytes, sha256] of the first `size` bytes of a file (None: all); a missing file counts as empty."""
     content = path.read_bytes()[:size] if path.is_file() else b""
     return [len(content), hashlib.sha256(content).hexdigest()]
 

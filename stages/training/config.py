@@ -1,12 +1,13 @@
-"""The fields that training stages have: optimizer, precision, micro-batch, checkpoints, adapters. Imports no torch."""
+"""The fields that training stages have: optimizer, precision, micro-batch, checkpoints; and those of fine-tuning."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from gptlife.data.config import BelowOne, Execution, Share, Was
+from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.runtime.stage import StageConfig
 
 
@@ -34,8 +35,31 @@ class TrainingConfig(StageConfig):
     gradient_checkpointing: Execution[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     checkpoint_seconds: Execution[NonNegativeFloat | None] = None
-    """Seconds between checkpoints to resume from; None: a minute, and where saving is slow, 50 times what it took."""
+    """Seconds between checkpoints to resume from; None: 60, or 50 times what saving took where that is more."""
     checkpoints_kept: Execution[int] = Field(2, ge=1)
-    """Newest checkpoints that are kept while the stage works; more than one, so that a damaged one costs little."""
+    """Newest checkpoints to keep while the stage runs; with more than one, a damaged one costs little."""
     log_every: Execution[PositiveInt] = 1
     """Steps between log lines."""
+
+
+class FinetuningConfig(TrainingConfig):
+    """What every stage has that fine-tunes a model on examples for some epochs."""
+
+    epochs: PositiveFloat = 1
+    """Passes over the data."""
+    batch_size: PositiveInt = 64
+    """Global batch in examples."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps to the peak learning rate, at most half of all."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW decay, on matrices only. [given neither in InstructGPT nor in DPO]"""
+    max_length: PositiveInt | None = None
+    """Prompt and answer of more tokens are left out; None: the model's context."""
+    validate_every: NonNegativeInt = 0
+    """Steps between validations; 0: four times per epoch."""
+    lora: LoRA | None = None
+    """Train low-rank adapters instead of all weights; merged on save."""
+
+    def validation_interval(self, steps: int) -> int:
+        """Steps between validations, in a training of so many `steps`."""
+        return self.validate_every or max(1, round(steps / self.epochs / 4))

@@ -1,4 +1,4 @@
-"""Language modelling shared by the stages: examples of next-token targets, their loss, and validation.
+"""Language modelling: examples with next-token targets, their loss, and validation.
 
 An example is a row of tokens with a bool per token that says whether it is a target (is predicted and counts in the
 loss). Pretraining rows have every token as a target; conversations only the assistant's.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from gptlife.data.packing import length_batches
-from gptlife.stages.training.loop import Sums, add_sums, gather_sums, on_device
+from gptlife.stages.modeling.batch import Batch
+from gptlife.stages.training.loop import Sums, add_sums, gather_sums
 
 
 class PackedRows:
@@ -42,13 +44,13 @@ class PackedRows:
         tokens = self.stream[start : start + self.lengths[index] + 1].tolist()
         return tokens, [False] + [True] * self.lengths[index]
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def collate(self, indices: Sequence[int]) -> Batch:
         """Rows as a batch."""
         return collate([self.row(index) for index in indices])
 
 
 class TargetRows:
-    """Rows with their own target marks (conversations), kept in memory."""
+    """Rows with target marks (conversations), kept in memory."""
 
     def __init__(self, rows: Sequence[tuple[list[int], list[bool]]]) -> None:
         self.rows = rows
@@ -62,45 +64,42 @@ class TargetRows:
         """Tokens and target marks of one row."""
         return self.rows[index]
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def collate(self, indices: Sequence[int]) -> Batch:
         """Rows as a batch."""
         return collate([self.rows[index] for index in indices])
 
 
 class PackedConversations:
-    """Bins of conversations that don't see each other: positions restart, attention is block-diagonal.
+    """Bins of conversations that don't attend to each other: positions restart, attention is block-diagonal.
 
     `transformers` builds the block-diagonal mask from the restarting positions.
     """
 
     def __init__(self, rows: Sequence[tuple[list[int], list[bool]]], bins: Sequence[Sequence[int]]) -> None:
         self.rows, self.bins = rows, bins
-        self.lengths = [sum(len(rows[place][0]) - 1 for place in bin_) for bin_ in bins]
-        self.weights = [float(sum(sum(rows[place][1][1:]) for place in bin_)) for bin_ in bins]
+        self.lengths = [sum(len(rows[number][0]) - 1 for number in bin_) for bin_ in bins]
+        self.weights = [float(sum(sum(rows[number][1][1:]) for number in bin_)) for bin_ in bins]
 
     def __len__(self) -> int:
         return len(self.bins)
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def collate(self, indices: Sequence[int]) -> Batch:
         """Bins as a batch, each conversation with positions from 0."""
         width = max(self.lengths[index] for index in indices)
         shape = (len(indices), width)
-        tokens, targets, positions = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-        select = np.zeros(shape, dtype=bool)
+        tokens_BT, targets_BT, positions_BT = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+        select_BT = np.zeros(shape, dtype=bool)
         for row, index in enumerate(indices):
             start = 0
-            for place in self.bins[index]:
-                ids, marks = self.rows[place]
+            for number in self.bins[index]:
+                ids, marks = self.rows[number]
                 span = slice(start, start + len(ids) - 1)
-                tokens[row, span], targets[row, span], select[row, span] = ids[:-1], ids[1:], marks[1:]
-                positions[row, span] = np.arange(len(ids) - 1)
+                tokens_BT[row, span], targets_BT[row, span], select_BT[row, span] = ids[:-1], ids[1:], marks[1:]
+                positions_BT[row, span] = np.arange(len(ids) - 1)
                 start += len(ids) - 1
-            positions[row, start:] = np.arange(width - start)
-        names = ("tokens", "targets", "select", "positions")
-        return {
-            name: torch.from_numpy(array)
-            for name, array in zip(names, (tokens, targets, select, positions), strict=True)
-        }
+            positions_BT[row, start:] = np.arange(width - start)
+        batch = _batch(tokens_BT, targets_BT, select_BT)
+        return replace(batch, inputs={**batch.inputs, "position_ids": torch.from_numpy(positions_BT)})
 
 
 class Joined:
@@ -114,36 +113,38 @@ class Joined:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def collate(self, indices: Sequence[int]) -> Batch:
         """Rows of either as a batch."""
         n = len(self.first)
         return collate([self.first.row(i) if i < n else self.second.row(i - n) for i in indices])
 
 
-def collate(rows: Sequence[tuple[list[int], list[bool]]]) -> dict[str, Tensor]:
-    """Rows as inputs `tokens_BT`, `targets_BT` and `select_BT`, padded on the right with token 0 that nothing reads."""
-    width = max(len(tokens) for tokens, _ in rows) - 1
-    tokens_BT = np.zeros((len(rows), width), dtype=np.int64)
-    targets_BT = np.zeros((len(rows), width), dtype=np.int64)
-    select_BT = np.zeros((len(rows), width), dtype=bool)
-    for place, (tokens, marks) in enumerate(rows):
+def collate(rows: Sequence[tuple[list[int], list[bool]]]) -> Batch:
+    """Rows of tokens with target marks as a batch, padded on the right with token 0, which no output depends on.
+
+    `targets["tokens"]` (B, T) is the token that follows each position.
+    """
+    shape = (len(rows), max(len(tokens) for tokens, _ in rows) - 1)
+    tokens_BT, targets_BT = (np.zeros(shape, dtype=np.int64) for _ in range(2))
+    select_BT = np.zeros(shape, dtype=bool)
+    for row, (tokens, marks) in enumerate(rows):
         n = len(tokens) - 1
-        tokens_BT[place, :n], targets_BT[place, :n], select_BT[place, :n] = tokens[:-1], tokens[1:], marks[1:]
-    return {
-        "tokens": torch.from_numpy(tokens_BT),
-        "targets": torch.from_numpy(targets_BT),
-        "select": torch.from_numpy(select_BT),
-    }
+        tokens_BT[row, :n], targets_BT[row, :n], select_BT[row, :n] = tokens[:-1], tokens[1:], marks[1:]
+    return _batch(tokens_BT, targets_BT, select_BT)
 
 
-def lm_loss(model: nn.Module, batch: dict[str, Tensor], z_loss: float = 0.0) -> tuple[Tensor, Sums]:
+def _batch(tokens_BT: np.ndarray, targets_BT: np.ndarray, select_BT: np.ndarray) -> Batch:
+    tokens, targets, select = (torch.from_numpy(array) for array in (tokens_BT, targets_BT, select_BT))
+    return Batch({"input_ids": tokens}, select, {"tokens": targets})
+
+
+def lm_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Tensor, Sums]:
     """Next-token cross-entropy summed over targets, in nats; `z_loss` times the squared log-normaliser is added.
 
     z-loss: Chowdhery et al. 2022 (PaLM), section 5.
     """
-    positions = {"position_ids": batch["positions"]} if "positions" in batch else {}
-    logits_NV = model(batch["tokens"], batch["select"], **positions)
-    targets_N = batch["targets"][batch["select"]]
+    logits_NV = model(batch.inputs, batch.select)
+    targets_N = batch.targets["tokens"][batch.select]
     nll = nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum")
     sums = {"nll": nll, "right": (logits_NV.argmax(-1) == targets_N).sum()}
     if not z_loss:
@@ -164,10 +165,10 @@ def describe_lm(sums: dict[str, float], denominator: float) -> dict[str, float]:
 def evaluate_lm(
     model: nn.Module, rows: PackedRows | TargetRows, accelerator: Accelerator, tokens: int
 ) -> dict[str, float]:
-    """Mean loss over every target of `rows` (nats a token), its perplexity, and next-token accuracy."""
+    """Mean loss over every target of `rows` (nats per token), its perplexity, and next-token accuracy."""
     totals: Sums = {}
     for group in share_of(rows.lengths, accelerator, tokens):
-        loss_sum, sums = lm_loss(model, on_device(rows.collate(group), accelerator.device))
+        loss_sum, sums = lm_loss(model, rows.collate(group).to(accelerator.device))
         add_sums(totals, {"loss": loss_sum, **sums})
     if not totals:
         totals = {name: torch.zeros((), device=accelerator.device) for name in ("loss", "nll", "right")}
@@ -185,4 +186,4 @@ def share_of(lengths: Sequence[int], accelerator: Accelerator, tokens: int) -> I
     """This process's micro-batches of like length over all rows, without gradients (so counts may differ)."""
     mine = list(range(accelerator.process_index, len(lengths), accelerator.num_processes))
     for group in length_batches([lengths[index] for index in mine], tokens_per_batch=tokens):
-        yield [mine[place] for place in group]
+        yield [mine[index] for index in group]

@@ -33,15 +33,16 @@ from torch import Tensor, nn
 
 from gptlife.data.errors import UserError
 from gptlife.data.packing import length_batches
+from gptlife.stages.modeling.batch import Batch
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.artifact import CHECKPOINTS
-from gptlife.stages.runtime.metric_log import Journal
+from gptlife.stages.runtime.metric_log import MetricLog
 from gptlife.stages.training.checkpoints import Checkpoints
 from gptlife.stages.training.config import TrainingConfig
 from gptlife.stages.training.setup import Examples, Schedule, adamw
 
 Sums = dict[str, Tensor]
-Loss = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Sums]]
+Loss = Callable[[nn.Module, Batch], tuple[Tensor, Sums]]
 Describe = Callable[[dict[str, float], float], dict[str, float]]
 
 
@@ -55,22 +56,17 @@ def micro_batches(
 ) -> list[list[int]]:
     """This process's share of a global batch in micro-batches of like length.
 
-    Every process gets equally many (gradients are exchanged at the last one); who has fewer ends with empty ones.
+    Every process gets the same number (gradients are exchanged at the last one), filled up with empty ones.
     """
 
     def cut(rank: int) -> list[list[int]]:
         mine = batch[rank :: accelerator.num_processes]
         groups = length_batches([lengths[index] for index in mine], tokens_per_batch=tokens)
-        return [[mine[place] for place in group] for group in groups]
+        return [[mine[index] for index in group] for group in groups]
 
     most = max(len(cut(rank)) for rank in range(accelerator.num_processes))
-    own = cut(accelerator.process_index)
-    return own + [[] for _ in range(most - len(own))]
-
-
-def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch's tensors on a device."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    mine = cut(accelerator.process_index)
+    return mine + [[] for _ in range(most - len(mine))]
 
 
 def add_sums(totals: Sums, sums: Sums) -> None:
@@ -96,8 +92,8 @@ def backward_over(
 ) -> Sums:
     """Accumulate the gradient of (sum of losses / denominator) over micro-batches; the sums of their statistics.
 
-    Gradients cross processes at the last micro-batch only, and not at all with `last=False` (the caller goes on
-    accumulating). The factor `num_processes` undoes the mean that data-parallel training takes over processes.
+    Gradients cross processes at the last micro-batch only, and not at all with `last=False` (the caller accumulates
+    more). The factor `num_processes` undoes the mean that data-parallel training takes over processes.
     """
     totals: Sums = {}
     for number, group in enumerate(groups):
@@ -175,7 +171,7 @@ class Best:
 
 @dataclass(frozen=True)
 class _Descent:
-    """What takes one optimizer step after another; which rows and draws a step has is a function of its number."""
+    """Takes optimizer steps; the rows and the random draws of a step are a function of its number."""
 
     model: nn.Module
     optimizer: Any
@@ -212,7 +208,7 @@ class _Descent:
 
     def _group_loss(self, spare: int, group: Sequence[int]) -> tuple[Tensor, Sums]:
         """The loss of one micro-batch; an empty one costs a forward pass on `spare` and counts nothing."""
-        batch = on_device(self.examples.collate(group or [spare]), self.accelerator.device)
+        batch = self.examples.collate(group or [spare]).to(self.accelerator.device)
         loss_sum, sums = self.loss(self.model, batch)
         return (loss_sum, sums) if group else (loss_sum * 0.0, {name: value * 0.0 for name, value in sums.items()})
 
@@ -232,7 +228,7 @@ def fit(
     validate_every: int = 0,
     keep_best: str | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place; metrics of the last step, validation of the weights that stay, what the run cost.
+    """Train `model` in place; metrics of the last step, validation of the final weights, cost of the run.
 
     Args:
         loss: (model, batch) -> (loss summed over targets, further sums); divided by the batch's summed weights here.
@@ -257,8 +253,8 @@ def fit(
     metrics: dict[str, Any] = {}
     model.train()
     descent = _Descent(model, optimizer, examples, schedule, loss, describe, config, accelerator, name)
-    journal = Journal(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
-    with journal, signals.after_the_step():
+    log = MetricLog(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
+    with log, signals.stop_after_step():
         while step < total:
             taken, read = descent.take(step)
             step, tokens = step + 1, tokens + read
@@ -266,12 +262,12 @@ def fit(
             validated = validate is not None and (step == total or bool(validate_every and step % validate_every == 0))
             if validate is not None and validated:
                 model.eval()
-                found = validate(model)
+                held_out = validate(model)
                 model.train()
-                metrics |= found
-                best.consider(model, found, step)
+                metrics |= held_out
+                best.consider(model, held_out, step)
             if step % config.log_every == 0 or validated or step == total:
-                journal.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
+                log.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
             if step < total:
                 kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.kept}
                 checkpoints.keep_up(step, kept)

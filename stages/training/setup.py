@@ -1,12 +1,11 @@
-"""What the training stages share before their first step: schedule, optimizer, accelerator.
+"""What training needs before its first step: schedule, optimizer, accelerator.
 
-A schedule is a pure function of the step (which rows, which learning rate), so nothing of it needs saving. Cosine
+A schedule is a pure function of the step (which rows, which learning rate), so no checkpoint has to save it. Cosine
 with linear warm-up and a floor: Brown et al. 2020, App. B. AdamW decays matrices only.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Sequence
@@ -17,35 +16,37 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
+from gptlife.stages.modeling.batch import Batch
 from gptlife.stages.runtime.device import best_device
-from gptlife.stages.runtime.provenance import go_on_as_begun
+from gptlife.stages.runtime.notices import quiet_libraries
+from gptlife.stages.runtime.provenance import resume_as_begun
 from gptlife.stages.runtime.stage import StageConfig
 from gptlife.stages.training.config import TrainingConfig
 
 
 class Examples(Protocol):
-    """An indexable training set whose lengths and loss weights are known before it is read."""
+    """A training set whose lengths and loss weights are known before an example is read."""
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each example: what it costs."""
+        """Tokens of each example, as it is read."""
         ...
 
     @property
     def weights(self) -> Sequence[float]:
-        """What each example adds to the loss's denominator."""
+        """What each example adds to the denominator of the loss."""
         ...
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The examples as one batch of CPU tensors."""
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """The examples as one batch on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which rows and which learning rate each step has: pure functions of the step."""
+    """The rows and the learning rate of each step: pure functions of the step."""
 
     n_examples: int
     sizes: list[int]
@@ -63,11 +64,11 @@ class Schedule:
         object.__setattr__(self, "starts", starts)
 
     def batch(self, step: int) -> list[int]:
-        """Example indices of a step: a stream of epochs, each a permutation of its own."""
+        """Example indices of a step, from a stream of epochs, each in another order."""
         rows = []
         for position in range(self.starts[step], self.starts[step] + self.sizes[step]):
-            epoch, place = divmod(position, self.n_examples)
-            rows.append(self._permutation(epoch)[place])
+            epoch, index = divmod(position, self.n_examples)
+            rows.append(self._permutation(epoch)[index])
         return rows
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -81,7 +82,7 @@ class Schedule:
 
 
 def cosine(progress: float, warmup: float, final_share: float) -> float:
-    """Linear warm-up to 1 over `warmup`, cosine to `final_share` at 1, constant after; both are shares of the whole."""
+    """Linear warm-up to 1 over `warmup`, cosine to `final_share` at 1, then constant, over a progress from 0 to 1."""
     if progress < warmup:
         return progress / warmup
     if progress >= 1.0:
@@ -91,7 +92,7 @@ def cosine(progress: float, warmup: float, final_share: float) -> float:
 
 
 def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: float, warmup_steps: int) -> Schedule:
-    """Fixed batches over so many epochs, cosine to `min_lr_ratio`; a last partial batch is kept."""
+    """Batches of fixed size over `n_epochs`, cosine to `min_lr_ratio`; a last partial batch is kept."""
     total = max(1, round(n_examples * n_epochs))
     sizes = [min(batch_size, total - start) for start in range(0, total, batch_size)]
     share = min(warmup_steps / len(sizes), 0.5)
@@ -104,21 +105,20 @@ def epochs(config: TrainingConfig, n_examples: int, batch_size: int, n_epochs: f
 
 
 def accelerator_for(config: StageConfig, output: Path) -> Accelerator:
-    """The accelerator of this process in a stage that works on `output`; seeds everything."""
-    # Tied weights are stored once; accelerate would say so at every checkpoint.
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    """The accelerator of this process in a stage that works on `output`; seeds every generator."""
+    quiet_libraries()
     device, precision = best_device(config.device), getattr(config, "precision", "fp32")
     mixed = {"auto": "no", "fp32": "no"}.get(precision, precision)
     if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
         mixed = "bf16"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     set_seed(config.seed)
-    go_on_as_begun(config, output)
+    resume_as_begun(output, config.model_dump())
     return accelerator
 
 
 def adamw(model: nn.Module, config: TrainingConfig, rate: float | None = None) -> Any:
-    """AdamW with decay on matrices only."""
+    """AdamW with decay on matrices only; `rate`: the learning rate in place of the config's."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},

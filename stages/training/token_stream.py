@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,24 +15,26 @@ from gptlife.data.errors import UserError
 from gptlife.data.formats import texts
 from gptlife.data.sources import Source
 from gptlife.data.tokens import encode_texts
-from gptlife.stages.runtime.artifact import CHECKPOINTS, keep_piece, kept_piece, sync_file
+from gptlife.stages.runtime.artifact import CHECKPOINTS
+from gptlife.stages.runtime.files import keep_piece, kept_piece, sync_file
+from gptlife.stages.runtime.notices import notice
 
 
 def token_stream(
     data: list[Source], name: str, tokenizer: Any, output: Path, accelerator: Accelerator, seed: int = 0
 ) -> tuple[np.ndarray, int]:
-    """Every document's tokens, each followed by end-of-text, in order; and the text's size in bytes.
+    """The tokens of every document in order, each followed by end-of-text; and the size of the text in bytes.
 
-    The stream lies with the checkpoints under `output` (gone when the stage is committed), so a resumed stage and
-    the other processes don't tokenize again; one that is damaged is named, and made again.
+    The stream is kept with the checkpoints under `output` (removed when the stage is complete), so a resumed stage and
+    the other processes don't tokenize again; a damaged one is reported and made again.
 
     Raises:
-        UserError: when there is no text.
+        UserError: when the text is empty.
     """
     path, note = (output / CHECKPOINTS / f"{name}.{kind}" for kind in ("tokens", "json"))
     if accelerator.is_main_process and not _is_whole(path, kept_piece(note)):
         if note.is_file():  # it was finished once
-            print(f"{path}: is damaged; made again", file=sys.stderr, flush=True)
+            notice(f"{path}: damaged; made again")
             note.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         n_bytes = 0
@@ -51,7 +52,7 @@ def token_stream(
 
 
 def _is_whole(path: Path, note: dict[str, Any] | None) -> bool:
-    """Whether a stream that a run before this wrote is as it was."""
+    """Whether the stream of an earlier run is undamaged."""
     return note is not None and path.is_file() and sha256_of_file(str(path)) == note["sha256"]
 
 

@@ -1,6 +1,6 @@
-"""A corpus of files that are broken, or look it: each is refused with its one line, or read rightly; nothing between.
+"""A corpus of files that are broken or look broken: each is refused in one line, or read correctly.
 
-`expected.yaml` says what each must give, written by hand. What is too large to keep is made here.
+`expected.yaml`, written by hand, says what each must give. A file that is too large to keep is made here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def test_every_file_has_its_line_and_the_corpus_is_large() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "says" in case], ids=lambda case: case["file"])
-def test_refused_with_its_line(case: dict[str, Any]) -> None:
+def test_refused_in_one_line(case: dict[str, Any]) -> None:
     path = HERE / "files" / case["file"]
     with pytest.raises(UserError) as caught:
         load(path, case["as"])
@@ -49,7 +49,7 @@ def test_refused_with_its_line(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "rows" in case], ids=lambda case: case["file"])
-def test_read_rightly(case: dict[str, Any]) -> None:
+def test_read_correctly(case: dict[str, Any]) -> None:
     path = HERE / "files" / case["file"]
     assert len(load(path, case["as"])) == case["rows"]
 
@@ -59,6 +59,6 @@ def test_a_line_of_a_hundred_megabytes(tmp_path: Path) -> None:
     path.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "b"}) + "\n" + "{" + text, encoding="utf-8")
     rows = formats.texts([Source(path=str(path))])
     assert [len(next(rows)), len(next(rows))] == [100_000_000, 1]
-    with pytest.raises(UserError, match=r"long\.jsonl:3: no valid JSON") as caught:
+    with pytest.raises(UserError, match=r"long\.jsonl:3: not valid JSON") as caught:
         next(rows)
     assert len(str(caught.value)) < 500

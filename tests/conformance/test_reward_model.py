@@ -21,10 +21,11 @@ from torch import Tensor
 
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.ranking import normalisation, ranked_pairs, ranking_loss_flat
+from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages import reward_model
 from gptlife.stages.modeling.forward import SelectedScores, pad_right
 from gptlife.stages.modeling.scorer import fold_normalisation, score
-from gptlife.stages.preferences.metrics import accuracy, margins
+from gptlife.stages.preferences.metrics import margins
 
 SCORES = [[0.5, -1.25, 2.0, 0.1], [1.0, 0.25], [0.0, 0.7, -0.7], [0.3, 0.2]]
 RANKS = [[2, 4, 1, 3], [2, 1], [1, 2, 2], [1, 1]]
@@ -84,7 +85,7 @@ def loss_in_one_pass(model: Any, rows: list[list[list[int]]]) -> Tensor:
     """K rows a prompt, all prompts in one batch."""
     tokens = joined(rows)
     last = torch.tensor([[place == len(row) - 1 for place in range(5)] for row in tokens])
-    scores_N = SelectedScores(model)(pad_right(tokens, 0, torch.device("cpu")), last)
+    scores_N = SelectedScores(model)({"input_ids": pad_right(tokens, 0, torch.device("cpu"))}, last)
     _, ranks_N, group_N = flat([[0.0] * len(row) for row in rows], RANKS[:3])
     terms = ranking_loss_flat(scores_N, ranks_N, group_N)
     return terms.loss_sum / terms.n_groups
@@ -141,7 +142,7 @@ def test_accuracy_counts_a_tie_half() -> None:
     rows = [{"answers": ["better", "worse"], "ranks": [1, 2]}] * 4
     # As a step logs it, and as held-out rankings are reported.
     terms = ranking_loss_flat(*flat(scores, [[1, 2]] * 4))
-    reported = accuracy(joined(margins(torch.tensor(joined(scores)), rows)))
+    reported = accuracy(joined(margins(joined(scores), rows)))
     for found in (terms.correct_pairs / terms.n_pairs, reported):
         agree(found, loss_oracles.accuracy(chosen, rejected))
         for wrong in ("ties_right", "ties_wrong"):

@@ -102,7 +102,7 @@ def test_logits_predict_the_next_token(policy: Any) -> None:
     def check(select: Callable[[Tensor], Tensor]) -> None:
         rows = rollouts.rows(range(len(PROMPTS)), shipped.CPU)
         with torch.no_grad():
-            logits_NV = SelectedLogits(policy)(rows.tokens_BT, select(rows.select_BT))
+            logits_NV = SelectedLogits(policy)(rows.inputs, select(rows.select_BT))
         found = selected_logprobs(logits_NV, rows.targets_N, 0.7)
         expected = [alone(policy, p, a.tokens, 0.7) for p, a in zip(PROMPTS, answers, strict=True)]
         agree(found, joined(expected), 1e-5)  # the reader gives float32
@@ -176,7 +176,8 @@ def test_padding_is_never_read(scorer: Any) -> None:
         last_BT = torch.tensor([[place == len(row) - 1 for place in range(6)] for row in ROWS])
         if not last_is_real:
             last_BT = torch.tensor([[place == 5 for place in range(6)] for _ in ROWS])
-        agree(reader(pad_right(ROWS, fill, cpu), last_BT), reader(pad_right(ROWS, PAD, cpu), last_BT), 1e-12)
+        filled, padded = ({"input_ids": pad_right(ROWS, number, cpu)} for number in (fill, PAD))
+        agree(reader(filled, last_BT), reader(padded, last_BT), 1e-12)
 
     for fill in (EOS, 7, 19):
         check(fill, True)
@@ -234,7 +235,7 @@ def read(policy: Any, answers: list[Answer], temperature: float) -> list[list[fl
 
     reader, rollouts = SelectedLogits(policy), shipped.as_rollouts(PROMPTS, answers, 8)
 
-    def unscored(group: Any, tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+    def unscored(group: Any, inputs: Any, last_BT: Tensor) -> Tensor:
         return torch.zeros(len(group))
 
     groups = [range(5), range(5, len(PROMPTS))]
@@ -303,7 +304,7 @@ def test_softmax_in_float32(policy: Any) -> None:
     tokens_BT = torch.tensor([PROMPTS[1]])
     with torch.no_grad():
         logits_TV = half(input_ids=tokens_BT).logits[0]
-        read_TV = SelectedLogits(half)(tokens_BT, torch.ones_like(tokens_BT).bool())
+        read_TV = SelectedLogits(half)({"input_ids": tokens_BT}, torch.ones_like(tokens_BT).bool())
     expected = oracles.logprobs([logits_TV.double().tolist()], [[5] * 8], 0.7)[0]
     agree(selected_logprobs(read_TV, torch.full((8,), 5), 0.7), expected, 1e-5)
     # The sampler, which sees the same logits at the last position.

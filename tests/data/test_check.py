@@ -35,7 +35,7 @@ def test_a_mixed_file_is_read_to_its_end(mixed):
     assert report.unit == "words"
     assert report.lengths == {2: 2, 4: 1, 32: 1}  # 3, 3, 6 and 40 words
     assert (report.total, report.longest) == (52, 40)
-    beginnings = [":2: no valid JSON", ":3: answer ('answer') is empty", ":6: no known format (fields: x)"]
+    beginnings = [":2: not valid JSON", ":3: answer ('answer') is empty", ":6: no known format (fields: x)"]
     assert len(report.problems) == len(beginnings)
     for problem, beginning in zip(report.problems, beginnings, strict=True):
         assert problem.startswith(mixed + beginning)
@@ -46,7 +46,7 @@ def test_the_rendered_report(mixed):
     assert lines[1:4] == [
         "  format      question_answer 2, pair 1, text 1",
         "  rows        4 usable, 3 not, 1 repeated",
-        "  words       52 in all, 13.0 a row, longest 40",
+        "  words       52 in all, 13.0 per row, longest 40",
     ]
     assert [line.split() for line in lines[4:7]] == [
         ["2-3", "2", "#" * 40],
@@ -69,6 +69,17 @@ def test_prompts_and_a_field_map(tmp_path):
     assert check(path).formats == {"messages (prompt)": 1}
     path = write(tmp_path / "b.jsonl", {"q": "hello"})
     assert check(Source(path=path, fields={"prompt": "q"})).formats == {"prompt": 1}
+
+
+def test_labelled_answers_are_named_with_all_their_text(tmp_path):
+    good = {"prompt": "one two", "completion": "three", "label": True}
+    asked = {"messages": [{"role": "user", "content": "x"}], "label": True}
+    report = check(write(tmp_path / "a.jsonl", good, {**good, "completion": "four five", "label": 0}, asked))
+    assert report.formats == {"labelled": 2}
+    assert (report.total, report.longest) == (3 + 4, 4)
+    assert [problem.partition(".jsonl")[2] for problem in report.problems] == [
+        ":3: the last turn is the user's, not the assistant's; fix or remove the row, or set bad_rows: skip"
+    ]
 
 
 def test_lengths_in_tokens(tmp_path):

@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 
 from gptlife.data.errors import UserError
 from gptlife.data.formats import (
+    CONVERT,
+    FORMATS,
     KNOWN_FIELDS,
     choices,
     conversations,
     detect,
+    labelled,
     prompts,
     rankings,
     texts,
     to_choices,
     to_conversation,
+    to_label,
     to_prompt,
     to_ranking,
     to_text,
@@ -61,7 +65,7 @@ CONVERSATIONS = {
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_every_shape_of_a_conversation(name):
     fields = CONVERSATIONS[name]
-    assert detect(fields) == name.split(" ")[0]
+    assert detect(fields).name == name.split(" ")[0]
     assert to_conversation(row(**fields)) == {"messages": [Q, A]}
     assert to_prompt(row(**fields)) == {"messages": [Q]}
 
@@ -115,8 +119,8 @@ def test_documents_are_not_touched():
         (to_prompt, {"messages": [Q, S, Q]}, "turn 2 is the system's, not the first"),
         (to_conversation, {"messages": []}, "'messages' must be a list of messages, found []"),
         (to_conversation, {"messages": [{"role": "tool", "content": "x"}]}, "role 'tool', known are system, user"),
-        (to_conversation, {"messages": [{"role": "user", "content": None}]}, "content None, no text"),
-        (to_conversation, {"messages": ["hello"]}, "'messages' holds 'hello', no message"),
+        (to_conversation, {"messages": [{"role": "user", "content": None}]}, "content None, which is not text"),
+        (to_conversation, {"messages": ["hello"]}, "'messages' holds 'hello', which is not a message"),
         (to_conversation, {"prompt": 3, "completion": "b"}, "'prompt' must be text, found 3"),
         (to_conversation, {"prompt": "a"}, "a conversation is needed, this row is a prompt"),
         (to_conversation, {"text": "a"}, "a conversation is needed, this row is a text (format text)"),
@@ -140,6 +144,95 @@ def test_faults_name_place_value_and_next_act(convert, fields, complaint):
     assert complaint in message
     assert ";" in message
     assert "\n" not in message
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+LABELLED = {"messages": [Q], "answer": "Because.", "label": True}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_a_conversation_with_a_boolean_label_is_labelled(name):
+    for label in (True, False):
+        fields = {**CONVERSATIONS[name], "label": label}
+        assert detect(fields)[:2] == ("labelled", "label")
+        assert to_label(row(**fields)) == {**LABELLED, "label": label}
+        assert to_prompt(row(**fields)) == {"messages": [Q]}
+        complaint = r"x\.jsonl:4: a conversation is needed, this row is a labelled answer \(format labelled\); give"
+        with pytest.raises(UserError, match=complaint):
+            to_conversation(row(**fields))
+        # As the refusal says: with the fields named, the label is not read.
+        fields_without = {field: field for field in CONVERSATIONS[name]}
+        assert to_conversation(row(**fields), fields_without) == {"messages": [Q, A]}
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_zero_and_one_are_labels_beside_prompt_and_completion_only(label):
+    assert to_label(row(prompt="Why?", completion="Because.", label=label)) == {**LABELLED, "label": bool(label)}
+    assert type(to_label(row(prompt="Why?", completion="Because.", label=label))["label"]) is bool
+    assert to_conversation(row(messages=[Q, A], label=label)) == {"messages": [Q, A]}  # a class of another task, say
+    assert to_text(row(text="t", label=label)) == {"text": "t"}
+    with pytest.raises(UserError, match=r"'label' must be true or false .0 and 1 only beside prompt and completion.,"):
+        to_label(row(messages=[Q, A], label=label))
+
+
+def test_a_labelled_answer_may_follow_turns_and_carries_meta():
+    form = to_label(row(messages=[S, Q, A, user("Why not?"), assistant("So.")], label=False, meta={"k": 1}))
+    assert form == {"messages": [S, Q, A, user("Why not?")], "answer": "So.", "label": False, "meta": {"k": 1}}
+    typed = row(prompt=[S, Q], completion=[A], label=True)
+    assert to_label(typed) == {**LABELLED, "messages": [S, Q]}
+
+
+def test_a_label_beside_something_else_changes_nothing():
+    assert to_text(row(text="t", label=True)) == {"text": "t"}
+    assert to_prompt(row(prompt="Why?", label=True)) == {"messages": [Q]}
+    assert to_ranking(row(prompt="Why?", chosen="good", rejected="bad", label=True)) == PAIR
+    assert to_conversation(row(prompt="Why?", completion="Because.", label="funny")) == {"messages": [Q, A]}
+    assert to_conversation(row(prompt="Why?", completion="Because.", label=None)) == {"messages": [Q, A]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"prompt": "a", "completion": "b", "label": 2}, "'label' must be true or false (0 and 1 only beside"),
+        ({"prompt": "a", "completion": "b", "label": "yes"}, "found 'yes'; fix or remove the row"),
+        ({"prompt": "a", "completion": "b", "label": 1.0}, "found 1.0; fix or remove the row"),
+        ({"prompt": "a", "completion": "b"}, "a labelled answer is needed, this row is a conversation"),
+        ({"prompt": "a", "label": True}, "a labelled answer is needed, this row is a prompt (format prompt)"),
+        ({"prompt": "a", "completion": " ", "label": True}, "answer ('completion') is empty; fill it"),
+        ({"prompt": "a", "completion": [A, Q, A], "label": True}, "'completion' has 3 turns, a label is of one answer"),
+        ({"prompt": [Q, A], "completion": "b", "label": True}, "roles out of order (turns 2 and 3: assistant twice)"),
+        ({"messages": [Q], "label": True}, "the last turn is the user's, not the assistant's"),
+        ({"messages": [A], "label": True}, "roles out of order (the first turn is the assistant's)"),
+    ],
+)
+def test_faulty_labels_are_refused(fields, complaint):
+    with pytest.raises(UserError) as caught:
+        to_label(row(**fields))
+    assert str(caught.value).startswith("x.jsonl:4: ")
+    assert complaint in str(caught.value)
+
+
+def test_labels_load_under_other_names_too(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"q": "Why?", "a": "Because.", "good": 0}, {"q": "Why?", "a": "So.", "good": 1})
+    data = [Source(path=path, fields={"prompt": "q", "completion": "a", "label": "good"})]
+    assert labelled(data) == [{**LABELLED, "label": False}, {**LABELLED, "answer": "So."}]
+    assert [type(form["label"]) for form in labelled(data)] == [bool, bool]
+
+
+# --- the tuple of formats -------------------------------------------------------------------------------------------
+
+
+def test_every_form_has_a_converter_and_an_example_that_leads_to_it():
+    assert {format.form for format in FORMATS} == set(CONVERT)
+    for form in CONVERT:
+        (example,) = {format.example for format in FORMATS if format.form == form} - {""}
+        names = [pair.split(": ")[0] for pair in example.strip("{}").split(", ")]
+        values = {"choices": ["x", "y"], "gold": 0, "label": True}
+        assert detect({name: values.get(name, "x") for name in names}).form == form
+        with pytest.raises(UserError, match=r"no known format.*e\.g\. fields: \{") as caught:
+            CONVERT[form](row(a=1), None)
+        assert str(caught.value).endswith(example)
 
 
 # --- rankings -------------------------------------------------------------------------------------------------------
@@ -166,7 +259,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_shape_of_a_pair(name):
-    assert detect(PAIRS[name]) == "pair"
+    assert detect(PAIRS[name]).name == "pair"
     assert to_ranking(row(**PAIRS[name])) == PAIR
     assert to_prompt(row(**PAIRS[name])) == {"messages": [Q]}
 
@@ -188,7 +281,7 @@ def test_transcripts_of_several_turns():
         ("\n\nHuman: a\n\nAssistant: ", "last answer of 'chosen' is empty"),
         ("\n\nHuman: other\n\nAssistant: b", "differ before the last answer"),
         ("\n\nHuman: \n\nAssistant: b", "'chosen' has an empty turn"),
-        ("just an answer", "'chosen' has no prompt and is no transcript"),
+        ("just an answer", "'chosen' has no prompt and is not a transcript"),
     ],
 )
 def test_faulty_transcripts_are_refused(chosen, complaint):
@@ -241,6 +334,8 @@ def test_which_answers_ended_goes_with_them(tmp_path):
 def test_scores_become_competition_ranks():
     fields = {"messages": [Q], "answers": ["a", "b", "c", "d"], "scores": [0.5, 3, 0.5, -1]}
     assert to_ranking(row(**fields))["ranks"] == [2, 1, 2, 4]
+    # A whole number may be beyond every float.
+    assert to_ranking(row(**{**fields, "scores": [0.5, 10**400, float("inf"), -1]}))["ranks"] == [3, 2, 1, 4]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +355,7 @@ def test_faulty_rankings_are_refused(answers, ranks, complaint):
         to_ranking(row(prompt="Why?", completions=answers, ranking=ranks))
 
 
-def test_nan_is_no_score():
+def test_nan_is_not_a_score():
     with pytest.raises(UserError, match="list of numbers"):
         to_ranking(row(prompt="Why?", completions=["a", "b"], scores=[1.0, float("nan")]))
 
@@ -287,7 +382,7 @@ def test_a_field_map_renames_reaches_and_excludes():
 @pytest.mark.parametrize(
     ("field_map", "complaint"),
     [
-        ({"promt": "q"}, "fields: 'promt' is none of ours"),
+        ({"promt": "q"}, "fields: 'promt' is not a field of any format; use one of: answer, "),
         ({"prompt": "missing"}, r"x.jsonl:4: no field 'missing' \(fields: q\); correct `fields`"),
         ({"prompt": "q.x"}, "no field 'q.x'"),
     ],
@@ -309,7 +404,7 @@ def test_bad_rows_stop_or_are_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert list(texts([Source(path=path, bad_rows="skip")])) == ["one", "two"]
     (record,) = caplog.records
-    assert record.getMessage().startswith("2 bad rows left out")
+    assert record.getMessage().startswith("2 bad rows skipped")
     assert "a.jsonl:2:" in record.getMessage()
     assert "a.jsonl:4:" in record.getMessage()
 
@@ -364,10 +459,10 @@ NAMES = sorted(KNOWN_FIELDS)
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUE | st.lists(VALUE | MESSAGE, max_size=3) | MESSAGE, max_size=6))
 def test_any_row_is_read_or_refused_by_name(fields):
-    for convert in (to_text, to_conversation, to_prompt, to_ranking, to_choices):
+    for convert in CONVERT.values():
         refusal = "x:1: "
         try:
-            json.dumps(convert(Row("x:1", fields)))
+            json.dumps(convert(Row("x:1", fields), None))
         except UserError as error:
             refusal = str(error)
         assert refusal.startswith("x:1: ")

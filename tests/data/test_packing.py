@@ -1,39 +1,11 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gptlife.data.errors import UserError
-from gptlife.data.packing import length_batches, pack_documents, pack_examples
+from gptlife.data.packing import length_batches, pack_examples
 
 LENGTHS = st.lists(st.integers(0, 20), max_size=60)
-
-
-def test_documents_by_hand():
-    rows, mask = pack_documents([[1, 2, 3], [4], [5]], eos=9, row_length=3)
-    assert rows.tolist() == [[1, 2, 3], [9, 4, 9], [5, 9, 9]]
-    assert mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
-    assert rows.dtype == np.int32
-    assert mask.dtype == np.bool_
-
-
-def test_no_documents_give_no_rows():
-    rows, mask = pack_documents(iter([]), eos=9, row_length=4)
-    assert rows.shape == mask.shape == (0, 4)
-
-
-def test_row_length_must_be_positive():
-    with pytest.raises(UserError, match="row_length: must be at least 1 token, found 0"):
-        pack_documents([[1]], eos=0, row_length=0)
-
-
-@given(st.lists(st.lists(st.integers(0, 50_000), max_size=12), max_size=12), st.integers(1, 9))
-def test_no_token_is_lost_or_moved(docs, row_length):
-    rows, mask = pack_documents(docs, eos=50_001, row_length=row_length)
-    assert rows[mask].tolist() == [token for ids in docs for token in [*ids, 50_001]]
-    assert mask.ravel().tolist() == sorted(mask.ravel().tolist(), reverse=True)  # filling stands at the end only
-    assert (~mask).sum() < row_length
-    assert (rows[~mask] == 50_001).all()
 
 
 def test_examples_by_hand():
@@ -66,23 +38,22 @@ def test_rows_hold_every_example_once_within_capacity(lengths, capacity):
 def test_batches_by_hand():
     # Longest first: 9 fills 2 x 9 <= 20; then 5, 5, 4, 1 as 4 x 5 <= 20.
     assert length_batches([5, 9, 1, 8, 5, 4], tokens_per_batch=20) == [[1, 3], [0, 4, 5], [2]]
-    assert length_batches([5, 9, 1], max_rows=2) == [[1, 0], [2]]
+    # A row shorter than 3/4 of the longest begins another batch, once the batch has an eighth of its tokens.
+    assert length_batches([8, 6, 5], tokens_per_batch=64) == [[0, 1], [2]]
+    assert length_batches([8, 6, 5], tokens_per_batch=136) == [[0, 1, 2]]
 
 
-def test_batches_need_a_sensible_limit():
-    with pytest.raises(ValueError, match="give tokens_per_batch or max_rows"):
-        length_batches([1])
-    with pytest.raises(ValueError, match="positive"):
-        length_batches([1], max_rows=0)
+def test_a_batch_holds_at_least_one_token():
+    with pytest.raises(ValueError, match="tokens_per_batch must be positive, found 0"):
+        length_batches([1], tokens_per_batch=0)
 
 
-@given(LENGTHS, st.integers(1, 60), st.integers(1, 8))
-def test_batches_hold_every_example_once_within_limits(lengths, tokens_per_batch, max_rows):
-    batches = length_batches(lengths, tokens_per_batch=tokens_per_batch, max_rows=max_rows)
+@given(LENGTHS, st.integers(1, 60))
+def test_batches_hold_every_example_once_within_the_limit(lengths, tokens_per_batch):
+    batches = length_batches(lengths, tokens_per_batch=tokens_per_batch)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         padded = len(batch) * max(lengths[index] for index in batch)
-        assert len(batch) <= max_rows
         assert padded <= tokens_per_batch or len(batch) == 1
     longest = [max(lengths[index] for index in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)

@@ -67,9 +67,10 @@ def gptlife(
     chain: tuple[Any, ...], report: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> Callable[..., Result]:
     """`gptlife("run", "toy.yaml")`: the command line on the toy lifecycle, in this process, in `folder`."""
-    from gptlife.pipelines import cli
+    from gptlife.pipelines.cli import app as cli
+    from gptlife.pipelines.cli import run
 
-    monkeypatch.setattr(cli, "_lifecycle", lambda: chain)
+    monkeypatch.setattr(run, "lifecycle", lambda: chain)
 
     def command(*words: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["gptlife", *words])

@@ -1,9 +1,10 @@
-"""Steps of a recipe's own: `like`, `inputs`, dotted fields, and the order in which they stand."""
+"""Steps of a recipe's own: `like`, `inputs`, dotted fields, and the order of steps."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from gptlife.data.errors import UserError
 from gptlife.pipelines import planner, recipe
 from gptlife.pipelines.chain import chain as chain_of
+from gptlife.pipelines.lifecycle import Step
 from gptlife.pipelines.store import Store
 
 BRANCHES = """\
@@ -86,14 +88,14 @@ def test_an_adopted_step_stands_in_for_a_copied_one(planned, folder):
 
 REFUSED = [
     ("x: {like: sfft}", "x.like: no step 'sfft'; did you mean 'sft'?"),
-    ("x: {like: x}", "x.like: goes round in a circle (x -> x)"),
-    ("x: {like: y}\ny: {like: x}", "y.like: goes round in a circle (x -> y -> x)"),
+    ("x: {like: x}", "x.like: circular (x -> x)"),
+    ("x: {like: y}\ny: {like: x}", "y.like: circular (x -> y -> x)"),
     ("x: {like: sft, inputs: {bse: sft}}", "x.inputs.bse: sft has no such input; did you mean 'base'?"),
     ("x: {like: sft, inputs: {base: pretrian}}",
      "x.inputs.base: no step 'pretrian'; did you mean 'pretrain'?"),
     ("x: {like: sft, inputs: 3}", "x.inputs: expected a table input: step, found 3"),
     ("x: {like: sft, inputs: {base: y}}\ny: {like: sft, inputs: {base: x}}",
-     "x, y read each other's outputs; mend their `inputs`"),
+     "steps read each other's outputs (x -> y -> x); fix their `inputs`"),
     ("x: {learning_rate: 1.0}", "x: no such step or setting; there are: tokenizer, pretrain, sft, "
      "comparisons, reward_model, seed, trust_remote_code, deterministic, vars, launcher"),
 ]  # fmt: skip
@@ -106,12 +108,16 @@ def test_what_is_wrong_is_one_line(load, added, line):
     assert str(refused.value).partition("branch.yaml: ")[2] == line
 
 
+def test_of_the_steps_that_could_come_next_the_first_given_does():
+    stage = SimpleNamespace(name="s", takes=lambda name: True, inputs=(), optional=())
+    reads = {"late": "early", "free": None, "early": None, "last": "late"}
+    tables = {name: {"like": "s", "inputs": {"i": up}} for name, up in reads.items()}
+    order = [step.name for step, _ in chain_of(tables, [Step("s", stage, "m")], "x")]
+    assert order == ["free", "early", "late", "last"]
+
+
 @given(st.integers(0, 2**32))
 def test_whatever_the_order_in_the_file_a_step_comes_after_what_it_reads(seed):
-    from types import SimpleNamespace
-
-    from gptlife.pipelines.lifecycle import Step
-
     rng = random.Random(seed)
     names = [f"s{i}" for i in range(8)]
     reads = {name: rng.sample(names[:i], rng.randint(0, min(2, i))) for i, name in enumerate(names)}

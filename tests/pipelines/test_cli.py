@@ -39,7 +39,7 @@ def test_the_store_can_lie_elsewhere(gptlife, folder):
     assert not (folder / "store").exists()
 
 
-def test_what_the_user_can_mend_is_one_line_and_exit_2(gptlife):
+def test_what_the_user_can_fix_is_one_line_and_exit_2(gptlife):
     wrong = gptlife("plan", "toy.yaml", "sft.learning_rat=1")
     assert (wrong.code, wrong.out, wrong.err) == (
         2,
@@ -100,7 +100,7 @@ def test_verify_names_what_is_damaged(gptlife, addresses, folder):
 def test_show_of_what_is_no_output_is_one_line(gptlife, folder):
     (folder / "mine").mkdir()
     assert gptlife("show", "mine").err == (
-        f"gptlife: {folder}/mine: no finished output of gptlife (it has no manifest.json); try another directory\n"
+        f"gptlife: {folder}/mine: not a finished output of gptlife (no manifest.json); try another directory\n"
     )
 
 
@@ -150,14 +150,14 @@ def test_every_command_has_help(gptlife, words):
 
 
 def test_an_interrupt_outside_a_stage_is_one_line(gptlife, monkeypatch):
-    from gptlife.pipelines import cli
+    from gptlife.pipelines.cli import app as cli
 
     def interrupted():
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "app", interrupted)
     stopped = gptlife("plan", "toy.yaml")
-    assert (stopped.code, stopped.err) == (130, "gptlife: interrupted; run the same command again to go on\n")
+    assert (stopped.code, stopped.err) == (130, "gptlife: interrupted; run the same command again to resume\n")
 
 
 def test_a_terminal_without_the_letter_shows_its_number(folder):

@@ -287,8 +287,8 @@ def test_writers_at_once_lose_nothing(tmp_path):
         ({"seconds": -1}, "seconds: must be a time"),
         ({"seconds": float("nan")}, "seconds: must be a time"),
         ({"seconds": "1"}, "seconds: must be a time"),
-        ({"key": "0123456789abcdef"}, "key: '0123456789abcdef' is no prompt of this session"),
-        ({"key": []}, "key: [] is no prompt"),
+        ({"key": "0123456789abcdef"}, "key: '0123456789abcdef' is not a prompt of this session"),
+        ({"key": []}, "key: [] is not a prompt"),
         ({"extra": 1}, "submission: must be an object of"),
         ({"skip": True}, "submission: must be an object of"),
     ],
@@ -409,7 +409,7 @@ def test_a_line_cut_off_by_a_crash_is_removed(tmp_path):
     whole = b'{"messages": [], "labeler": "Ida", "key": "a"}\n'
     for torn in (b"{", b'{"messages": [{"ro', b'{"messages": "\xc3'):
         path.write_bytes(whole + torn)
-        assert list(LabelFile(path, "Ida").own) == ["a"]
+        assert list(LabelFile(path, "Ida").rows) == ["a"]
         assert path.read_bytes() == whole
 
 
@@ -428,7 +428,7 @@ def test_what_others_wrote_is_kept_byte_by_byte(tmp_path):
 def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"out\.jsonl:[12]: no valid row \(.*\); mend or remove the line$"):
+    with pytest.raises(UserError, match=r"out\.jsonl:[12]: not a valid row \(.*\); fix or remove the line$"):
         LabelFile(path, "Ida")
     assert path.read_bytes() == content
 
@@ -520,8 +520,8 @@ def test_the_command_ends_with_how_far_one_came(gptlife, folder, monkeypatch):
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     assert lines[0] == "labeler: 3 of 3 prompts to rank, into out.jsonl"
-    assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/[\w-]{20,}/   \(Ctrl-C ends\)", lines[1])
-    assert lines[-1] == "1 ranked, 2 left; run the same command again to go on"
+    assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/[\w-]{20,}/   \(Ctrl-C to stop\)", lines[1])
+    assert lines[-1] == "1 ranked, 2 left; run the same command again to continue"
     monkeypatch.setattr(LabelServer, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     again = gptlife("label", "source.jsonl", "-o", "out.jsonl", "--port", "0", "--no-browser", "--limit", "2")
     assert again.out.splitlines()[0] == "labeler: 1 of 2 prompts to rank, into out.jsonl"
@@ -541,7 +541,7 @@ def test_the_browser_is_opened_unless_told_not_to(gptlife, folder, monkeypatch):
     assert opened.wait(5)
 
 
-def test_what_can_be_mended_is_one_line(gptlife, folder):
+def test_what_can_be_fixed_is_one_line(gptlife, folder):
     write(folder / "source.jsonl", SOURCE)
     (folder / "empty").mkdir()
     with socket.socket() as taken:
@@ -549,11 +549,11 @@ def test_what_can_be_mended_is_one_line(gptlife, folder):
         taken.listen()
         port = taken.getsockname()[1]
         for words, message in (
-            (("source.jsonl", "-o", "source.jsonl"), "source.jsonl: is the source itself; give another --output"),
-            (("source.jsonl", "-o", "out.csv"), "out.csv: rankings are written as .jsonl; give such a name to --o"),
-            (("source.jsonl", "-o", "o.jsonl", "--labeler", " "), "--labeler: ' ' is no name; give 1 to 60 characters"),
+            (("source.jsonl", "-o", "source.jsonl"), "source.jsonl: this is the source; give another --output"),
+            (("source.jsonl", "-o", "out.csv"), "out.csv: rankings are written as .jsonl; give --output a name"),
+            (("source.jsonl", "-o", "o.jsonl", "--labeler", " "), "--labeler: ' ' is not a valid name; give 1 to 60"),
             (("gone.jsonl", "-o", "out.jsonl"), "gone.jsonl: no such file; correct the path"),
-            (("gone", "-o", "out.jsonl"), "gone: no directory, and neither an address nor a recipe run in"),
+            (("gone", "-o", "out.jsonl"), "gone: not a directory, an address or a recipe that was run in"),
             (("empty", "-o", "out.jsonl"), f"{folder}/empty: no comparisons (no train.jsonl); give an output of"),
             (("source.jsonl", "-o", "out.jsonl", "--port", str(port)),
              f"127.0.0.1:{port}: can't listen there (Address already in use); give another --port or --host"),
@@ -575,4 +575,4 @@ def test_ctrl_c_in_a_terminal(source, tmp_path):
     out, err = process.communicate(timeout=20)
     assert "open http://127.0.0.1:" in first[1]
     assert (process.returncode, err) == (0, "")
-    assert out.strip() == "0 ranked, 3 left; run the same command again to go on"
+    assert out.strip() == "0 ranked, 3 left; run the same command again to continue"

@@ -263,7 +263,7 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_lost(page):
     opened.server.server_close()
     opened.press("Enter")
     opened.program.wait("!document.querySelector('#alarm').hidden")
-    assert opened.see("#alarm").startswith("Not done: The server does not answer: start the same command again")
+    assert opened.see("#alarm").startswith("Not done: The server does not answer. Start the same command again")
     assert opened.lanes() == [["a4"], ["a3"], ["a2"], ["a1"]]
     assert opened.program.evaluate("number") == 0
     opened.program.problems.clear()  # the browser's own line about the connection

@@ -104,19 +104,19 @@ REFUSED = [
         "vars: {data: null}\ntokenizer: {data: '${data}'}",
         "bad.yaml: tokenizer.data: variable 'data' has no value yet; give it, as in vars.data=...",
     ),
-    ('launcher: "a \'b"\nsft: {}', 'bad.yaml: launcher: no closing quotation, found "a \'b"; mend the quotes'),
+    ('launcher: "a \'b"\nsft: {}', 'bad.yaml: launcher: no closing quotation, found "a \'b"; fix the quotes'),
     (
         "sft: {launcher: 3}",
         "bad.yaml: sft.launcher: expected a command's words, found 3; write it as one string",
     ),
     (
         "pretrain: {adopt: gpt2@v1, seed: 3}",
-        "bad.yaml: pretrain: 'adopt' stands instead of all fields, found 'seed' beside it; "
+        "bad.yaml: pretrain: 'adopt' replaces all fields, found 'seed' besides it; "
         "remove them (as an override: pretrain={adopt: ...})",
     ),
     (
         "pretrain: {adopt: openai-community/gpt2}",
-        "bad.yaml: pretrain.adopt: openai-community/gpt2 is no directory, and as a hub id it needs a revision; "
+        "bad.yaml: pretrain.adopt: openai-community/gpt2 is not a directory, and as a hub id it needs a revision; "
         "give openai-community/gpt2@<commit of 40 hex digits, or tag>",
     ),
     (
@@ -136,14 +136,14 @@ REFUSED = [
         "pretrain: {adopt: 3}",
         "bad.yaml: pretrain.adopt: expected a directory or <hub id>@<revision>, found 3",
     ),
-    ("sft: {}\nsft: {}", "bad.yaml:2: 'sft' is given twice; mend the YAML there"),
-    ("{[a]: 1}", "bad.yaml:1: list can't be a name; mend the YAML there"),
-    ("a: &a [*a]", "bad.yaml: nested too deeply, or inside itself; write it plainly"),
-    ("[" * 3000 + "]" * 3000, "bad.yaml: nested too deeply, or inside itself; write it plainly"),
+    ("sft: {}\nsft: {}", "bad.yaml:2: 'sft' is given twice; fix the YAML there"),
+    ("{[a]: 1}", "bad.yaml:1: list can't be a name; fix the YAML there"),
+    ("a: &a [*a]", "bad.yaml: nested too deeply, or an alias contains itself; simplify it"),
+    ("[" * 3000 + "]" * 3000, "bad.yaml: nested too deeply, or an alias contains itself; simplify it"),
     (
         "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
         + "".join(f"{y}: &{y} [{','.join([f'*{x}'] * 10)}]\n" for x, y in itertools.pairwise("abcdefg")),
-        "bad.yaml: more than 1,000,000 values once its aliases are written out; write it plainly",
+        "bad.yaml: more than 1,000,000 values with its aliases expanded; write it without them",
     ),
     ("seed: 2020-13-45", "bad.yaml: a value can't be read (month must be in 1..12); put it in quotes"),
     (
@@ -167,7 +167,7 @@ def test_an_override_of_an_unknown_variable_is_refused(refusal):
 
 
 def test_an_unknown_name_is_no_recipe(chain, folder):
-    with pytest.raises(UserError, match=r"^quikstart: no shipped recipe \(a file's name ends in \.yaml\); "):
+    with pytest.raises(UserError, match=r"^quikstart: not a shipped recipe \(a file's name ends in \.yaml\); "):
         recipes.load("quikstart", [], chain)
     with pytest.raises(UserError, match=r"^none\.yaml: no such file; give the path of a YAML file$"):
         recipes.load("none.yaml", [], chain)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from gptlife.stages.runtime import artifact
+from gptlife.stages.runtime.files import read_json
 
 SHORT = "tokenizer: {data: corpus.txt}\npretrain: {}\n"
 
@@ -60,7 +61,7 @@ def test_a_whole_life_runs_once_and_the_second_run_does_nothing(gptlife, address
     ]
     assert page.read_text(encoding="utf-8") == "not written again"
     # What the stage records of itself is what the plan promised.
-    manifest = artifact.read_json(folder / "store" / planned["reward_model"] / "manifest.json")
+    manifest = read_json(folder / "store" / planned["reward_model"] / "manifest.json")
     assert manifest["address"] == planned["reward_model"]
     assert manifest["inputs"] == {"base": planned["sft"], "comparisons": planned["comparisons"]}
 
@@ -162,7 +163,7 @@ def test_an_adopted_directory_is_read_where_it_is_and_never_removed(gptlife, fol
     assert ran.out.splitlines()[0].endswith(f"(adopted: {folder}/mine)")
     assert made(folder) == ["sft"]
     wrong = gptlife("run", "adopted.yaml", "--fresh", "pretrain")
-    assert wrong.err == (f"gptlife: --fresh pretrain: adopted from {folder}/mine, which is not gptlife's to remove\n")
+    assert wrong.err == (f"gptlife: --fresh pretrain: adopted from {folder}/mine, which gptlife does not remove\n")
     assert (folder / "mine" / "config.json").is_file()
 
 
@@ -205,9 +206,9 @@ def test_a_hub_model_is_fetched_into_the_store_once(gptlife, folder, hub):
         "model.safetensors",
         "stage.yaml",
     ]
-    assert artifact.read_json(path / "manifest.json")["hub_commit"] == "f00"
+    assert read_json(path / "manifest.json")["hub_commit"] == "f00"
     (sft,) = folder.glob("store/sft-*")
-    assert artifact.read_json(sft / "manifest.json")["inputs"] == {"base": path.name}
+    assert read_json(sft / "manifest.json")["inputs"] == {"base": path.name}
 
 
 def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub):
@@ -221,7 +222,7 @@ def test_a_hub_that_gives_nothing_or_too_little_is_one_line(gptlife, folder, hub
     hub.down = False
     for hub.lost, hub.cut in (("model.safetensors", ""), ("", "model.safetensors")):
         failed = gptlife("run", "hub.yaml")
-        assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive whole"))
+        assert (failed.code, failed.err) == (2, line.format("model.safetensors did not arrive complete"))
         assert not made(folder)
     hub.cut = ""
     assert gptlife("run", "hub.yaml").code == 0
@@ -231,7 +232,7 @@ def test_a_hub_model_of_pickles_alone_is_not_fetched(gptlife, folder, hub):
     del hub.files["model.safetensors"]
     failed = gptlife("run", "hub.yaml")
     assert failed.code == 2
-    assert "its weights are pickles alone, which can run anything, and none is in safetensors" in failed.err
+    assert "its weights are only pickles, which can run any code; none are in safetensors" in failed.err
     assert hub.asked == []
 
 
@@ -249,7 +250,7 @@ def test_a_launcher_that_is_missing_is_seen_before_anything_runs(gptlife, short)
     wrong = gptlife("run", "short.yaml", "pretrain.launcher=acelerate launch")
     assert (wrong.code, wrong.err) == (
         2,
-        "gptlife: pretrain: launcher 'acelerate' is no program here; mend `launcher`\n",
+        "gptlife: pretrain: launcher 'acelerate' not found on PATH; fix `launcher`\n",
     )
     assert not made(short)
 

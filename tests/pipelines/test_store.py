@@ -6,7 +6,6 @@ import json
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -123,7 +122,7 @@ def test_artefacts_are_the_finished_ones(tmp_path):
     finished(store, "sft-1", model="x")
     (tmp_path / "sft-3.partial").mkdir()
     (tmp_path / "sft-3.partial" / "manifest.json").write_text("{}", encoding="utf-8")
-    assert [path.name for path in store.artefacts()] == ["sft-1", "sft-2"]
+    assert [path.name for path in store.outputs()] == ["sft-1", "sft-2"]
 
 
 def test_remove_takes_the_output_and_its_partial_and_nothing_else(tmp_path):
@@ -157,12 +156,9 @@ def ran(tmp_path):
 
 
 def remember(store: Store, n_steps: int = 3) -> bool:
-    planned = [
-        SimpleNamespace(name=name, address=f"{name}-1", path=store.path(f"{name}-1"))
-        for name in ("pretrain", "sft", "ppo")
-    ]
-    recipe = SimpleNamespace(name="life", source="my/life.yaml", overrides=("seed=3",))
-    return store.record_run(recipe, planned[:n_steps])
+    names = ("pretrain", "sft", "ppo")[:n_steps]
+    steps = {name: {"address": f"{name}-1", "path": str(store.path(f"{name}-1"))} for name in names}
+    return store.record_run("life", {"recipe": "my/life.yaml", "overrides": ["seed=3"], "steps": steps})
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"recipe": "my/li', b"[1]", b'{"steps": {}}', b"\xff"])
@@ -172,7 +168,7 @@ def test_a_damaged_memory_of_a_run_is_told_and_written_anew(ran, damage):
     kept.write_bytes(damage)
     with pytest.raises(UserError) as error:
         ran.find("life")
-    assert str(error.value) == f"{kept}: damaged; gptlife run life writes it anew"
+    assert str(error.value) == f"{kept}: damaged; gptlife run life replaces it"
     assert remember(ran) is False
     assert kept.read_bytes() == whole
 
@@ -195,7 +191,7 @@ def test_an_output_is_found_by_address_recipe_step_or_directory(ran, tmp_path, m
     [
         ("life:ppo", "life:ppo: not made yet; gptlife run life --until ppo"),
         ("life:sfd", "life:sfd: the recipe has no such step; did you mean 'sft'?"),
-        ("sft-2", "sft-2: no directory, and neither an address nor a recipe run in {root}; did you mean 'sft-1'?"),
+        ("sft-2", "sft-2: not a directory, an address or a recipe that was run in {root}; did you mean 'sft-1'?"),
     ],
 )
 def test_what_is_not_found_is_one_line(ran, target, line):
@@ -207,9 +203,9 @@ def test_what_is_not_found_is_one_line(ran, target, line):
 def test_nothing_that_suits_and_an_empty_store_are_one_line(ran, tmp_path):
     with pytest.raises(UserError) as error:
         ran.find("life", lambda path: False)
-    assert str(error.value) == f"life: nothing of it is finished in {ran.root} that serves here; gptlife run life"
+    assert str(error.value) == f"life: no finished output in {ran.root} fits here; gptlife run life"
     with pytest.raises(UserError) as error:
         Store(tmp_path / "new").find("life")
     assert str(error.value) == (
-        f"life: no directory, and neither an address nor a recipe run in {tmp_path}/new; start with: gptlife run RECIPE"
+        f"life: not a directory, an address or a recipe that was run in {tmp_path}/new; start with: gptlife run RECIPE"
     )

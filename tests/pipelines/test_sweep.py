@@ -86,7 +86,7 @@ def test_any_values_that_json_can_write_come_back(values, comma):
     ("argument", "said"),
     [
         ("seed", "seed: expected field=value,value, as in ppo.kl_coef=0,0.02,0.1"),
-        ("seed=1,2,", "seed=1,2,: ends with a comma; give the value behind it, or remove it"),
+        ("seed=1,2,", "seed=1,2,: ends with a comma; give the value after it, or remove it"),
     ],
 )
 def test_what_is_no_list_of_values_is_refused(argument, said):
@@ -139,13 +139,13 @@ def test_shared_steps_come_first_and_inputs_before_what_reads_them():
             "(in the combination seed=1 sft.learning_rate=high)",
         ),
         (["seed=1,2", "--until", "stf"], "--until stf: the recipe has no such step; did you mean 'sft'?"),
-        (["seed=1,2", "--metric", "stf.score"], "--metric stf.score: no such step is run; did you mean 'sft'?"),
+        (["seed=1,2", "--metric", "stf.score"], "--metric stf.score: no step of that name runs; did you mean 'sft'?"),
         (
             ["seed=1,2", "--metric", "score"],
-            "--metric score: expected step.name, as in evaluation.win_rates[ppo,sft].rate",
+            "--metric score: expected step.metric, as in evaluation.win_rates[ppo,sft].rate",
         ),
         (["seed=1,2", "--output", "three.yaml"], "three.yaml: can't be made (File exists); choose another place"),
-        (["seed=1,2", "launcher=tourchrun"], "tokenizer: launcher 'tourchrun' is no program here; mend `launcher`"),
+        (["seed=1,2", "launcher=tourchrun"], "tokenizer: launcher 'tourchrun' not found on PATH; fix `launcher`"),
     ],
 )
 def test_what_is_wrong_is_one_line_before_anything_runs(gptlife, three, words, said, attempts):
@@ -335,9 +335,9 @@ def test_a_signal_stops_all_and_the_same_command_resumes(gptlife, three, number,
 
 
 def test_help_and_planning_draw_nothing(chain, three):
-    code = "import sys, toy_chain\nfrom gptlife.pipelines import cli\n"
-    code += "from gptlife.pipelines import schedule; from gptlife.pipelines.sweep import grid, page\n"
-    code += "try: cli.app(['sweep', '--help'])\nexcept SystemExit: pass\n"
+    code = "import sys, toy_chain\nfrom gptlife.pipelines.cli.app import app\n"
+    code += "from gptlife.pipelines import schedule; from gptlife.pipelines.sweep import grid, page, run\n"
+    code += "try: app(['sweep', '--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == ""

@@ -67,16 +67,29 @@ def test_every_path_that_is_offered_leads_to_a_number():
 
 
 def test_the_usual_metrics_are_those_that_are_there():
-    assert sweep_table.usual("evaluation", EVALUATION) == [
+    inputs = {"base": "base", "sft": "chat", "ppo": "online"}
+    assert sweep_table.usual("evaluation", EVALUATION, inputs) == [
         "win_rates[ppo,sft]",
         "models.sft.score",
         "models.ppo.score",
         "tax.ppo.validation_loss",
     ]
-    assert sweep_table.usual("ppo", {"score": 1, "kl": 2.0, "entropy": 3}) == ["score", "kl"]
-    assert sweep_table.usual("reward_model", {"validation_accuracy": 0.7, "loss": 1}) == ["validation_accuracy"]
+    assert sweep_table.usual("online", {"score": 1, "kl": 2.0, "entropy": 3}) == ["score", "kl"]
+    assert sweep_table.usual("reward", {"validation_accuracy": 0.7, "loss": 1}) == ["validation_accuracy"]
     assert sweep_table.usual("a stage of tomorrow", {"validation_loss": 0.7}) == ["validation_loss"]
     assert sweep_table.usual("evaluation", {}) == []
+
+
+def test_an_evaluations_usual_metrics_go_by_what_made_its_models():
+    found = {"models": {name: {"score": {"mean": 0.5}} for name in ("mine", "mine_prompted", "demo", "new", "old")}}
+    found |= {"win_rates": [{"a": "old", "b": "demo", "rate": 0.6}], "tax": {"old": {"validation_loss": 1.0}}}
+    inputs = {"mine": "base", "demo": "chat", "new": "answers", "old": "preference"}
+    assert sweep_table.usual("evaluation", found, inputs) == [
+        *("win_rates[old,demo]", "models.demo.score", "models.new.score", "models.old.score"),
+        "tax.old.validation_loss",
+    ]
+    # Online goes before preference, wherever it comes.
+    assert sweep_table.usual("evaluation", found, inputs | {"new": "online"})[0] == "models.demo.score"
 
 
 def results(axes, values, metric="ppo.score"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gptlife.reward.advantage import gae, leave_one_out
+from gptlife.reward.advantage import gae, group_normalised, leave_one_out
 
 LENGTHS = [7, 3, 1, 5]
 
@@ -121,5 +121,53 @@ def test_leave_one_out_against_loops(prompts, k):
 
 @pytest.mark.parametrize("k", [0, 1, 4])
 def test_leave_one_out_refuses(k):
-    with pytest.raises(ValueError, match=f"at least 2 and divide the number of returns, found {k} and 6"):
+    with pytest.raises(ValueError, match=f"at least 2 and divide the number of returns, got {k} and 6"):
         leave_one_out(torch.zeros(6), k)
+
+
+def test_group_normalised_by_hand():
+    # 1, 4, 7: mean 4, deviations -3, 0, 3; sum of squares 18, so the standard deviation is 3 with k - 1 = 2.
+    # 2, 2, 8: mean 4, deviations -2, -2, 4; sum of squares 24, so it is sqrt 12.
+    returns_B = torch.tensor([1.0, 4.0, 7.0, 2.0, 2.0, 8.0], dtype=torch.float64)
+    root = 12**0.5
+    expected = [-1, 0, 1, -2 / root, -2 / root, 4 / root]
+    found = group_normalised(returns_B, 3, scale=True, eps=0.0)
+    assert found.tolist() == pytest.approx(expected)
+    assert group_normalised(returns_B, 3, scale=False, eps=1.0).tolist() == [-3, 0, 3, -2, -2, 4]
+    # eps is added to the deviation: 3 / (3 + 1).
+    assert group_normalised(returns_B[:3], 3, scale=True, eps=1.0).tolist() == [-0.75, 0, 0.75]
+    # Twins: the deviation that divides by k (sqrt 6), groups that do not lie side by side, eps under the root.
+    biased = group_normalised(returns_B, 3, scale=True, eps=0.0, ddof=0)
+    assert biased[:3].tolist() == pytest.approx([-3 / 6**0.5, 0, 3 / 6**0.5])
+    assert group_normalised(returns_B[[0, 3, 1, 4, 2, 5]], 3, scale=True, eps=0.0).tolist() != pytest.approx(expected)
+    assert group_normalised(returns_B[:3], 3, scale=True, eps=1.0)[2].item() != pytest.approx(3 / 10**0.5)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_a_group_of_equal_returns_has_no_advantage(scale, eps):
+    # Seven times 0.1 in float32: their mean is not 0.1, and divided by a tiny eps the rest would be large.
+    equal = [0.1] * 7
+    found = group_normalised(torch.tensor([*equal, *range(7)]), 7, scale=scale, eps=eps)
+    assert found[:7].tolist() == [0.0] * 7
+    assert found[7:].abs().max() > 1
+    assert torch.tensor(equal).mean() != torch.tensor(0.1)
+
+
+def test_group_normalised_agrees_with_trl():
+    """trl 1.16, GRPOTrainer: (reward - mean of the group) / (nanstd of the group + 1e-4)."""
+    nanstd = pytest.importorskip("trl.trainer.utils").nanstd
+    returns_B = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    returns_PK = returns_B.view(-1, 8)
+    oracle_PK = (returns_PK - returns_PK.mean(1, keepdim=True)) / (nanstd(returns_PK, dim=1, keepdim=True) + 1e-4)
+    advantages_B, biased_B = (group_normalised(returns_B, 8, scale=True, eps=1e-4, ddof=ddof) for ddof in (1, 0))
+    # Its k / (k - 1) is a float32.
+    assert_close(advantages_B.view(-1, 8), oracle_PK, rtol=1e-6, atol=1e-6)
+    with pytest.raises(AssertionError):
+        assert_close(biased_B.view(-1, 8), oracle_PK, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, 1, 4])
+def test_group_normalised_refuses(k):
+    with pytest.raises(ValueError, match=f"at least 2 and divide the number of returns, got {k} and 6"):
+        group_normalised(torch.zeros(6), k, scale=True, eps=0.0)

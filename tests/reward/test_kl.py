@@ -36,7 +36,7 @@ def test_twins_that_are_not_the_kl():
     assert expectation(k2) != pytest.approx(EXACT, rel=1e-2)  # biased
     assert expectation(lambda p, q: k1(q, p)) != pytest.approx(EXACT, rel=1e-2)  # wrong sign
     assert expectation(lambda p, q: k3(q, p)) != pytest.approx(EXACT, rel=1e-2)  # exp(+logratio) - 1 - logratio
-    assert expectation(k3, under=REF) != pytest.approx(EXACT, rel=1e-2)  # samples from somebody else
+    assert expectation(k3, under=REF) != pytest.approx(EXACT, rel=1e-2)  # samples from another policy
 
 
 def test_zero_for_equal_policies():

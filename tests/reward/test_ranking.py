@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from gptlife.data.errors import UserError
-from gptlife.reward.ranking import normalisation, pair_accuracy, ranked_pairs, ranking_loss, ranking_loss_flat
+from gptlife.reward.ranking import normalisation, ranked_pairs, ranking_loss_flat
 
 
 def loop(scores, ranks):
@@ -23,6 +23,10 @@ def loop(scores, ranks):
     return (sum(losses) / len(losses) if losses else 0.0), len(losses), correct
 
 
+def of_one_prompt(scores_K, ranks_K):
+    return ranking_loss_flat(scores_K, ranks_K, torch.zeros_like(ranks_K)).loss_sum
+
+
 def softplus(x):
     return math.log1p(math.exp(x))
 
@@ -31,22 +35,22 @@ def test_three_answers_by_hand():
     # Scores 1, 0, 3; ranks 1, 2, 3: margins of the pairs (1 over 2) 1, (1 over 3) -2, (2 over 3) -3.
     scores_K, ranks_K = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([1, 2, 3])
     expected = (softplus(-1) + softplus(2) + softplus(3)) / 3
-    assert ranking_loss(scores_K, ranks_K).item() == pytest.approx(expected)
+    assert of_one_prompt(scores_K, ranks_K).item() == pytest.approx(expected)
     # Twins: rank 1 taken as the worst; the sum over the pairs instead of their mean.
-    assert ranking_loss(scores_K, 4 - ranks_K).item() != pytest.approx(expected)
-    assert ranking_loss(scores_K, ranks_K).item() != pytest.approx(3 * expected)
+    assert of_one_prompt(scores_K, 4 - ranks_K).item() != pytest.approx(expected)
+    assert of_one_prompt(scores_K, ranks_K).item() != pytest.approx(3 * expected)
 
 
 def test_ties_are_dropped_from_sum_and_count():
     # Ranks 1, 1, 2: two pairs, not C(3, 2) = 3.
     scores_K, ranks_K = torch.tensor([2.0, -5.0, 1.0]), torch.tensor([1, 1, 2])
-    assert ranking_loss(scores_K, ranks_K).item() == pytest.approx((softplus(-1) + softplus(6)) / 2)
-    assert ranking_loss(scores_K, ranks_K).item() != pytest.approx((softplus(-1) + softplus(6)) / 3)
+    assert of_one_prompt(scores_K, ranks_K).item() == pytest.approx((softplus(-1) + softplus(6)) / 2)
+    assert of_one_prompt(scores_K, ranks_K).item() != pytest.approx((softplus(-1) + softplus(6)) / 3)
 
 
 def test_all_tied_is_zero_with_a_zero_gradient():
     scores_K = torch.tensor([2.0, -5.0], requires_grad=True)
-    loss = ranking_loss(scores_K, torch.tensor([1, 1]))
+    loss = of_one_prompt(scores_K, torch.tensor([1, 1]))
     assert loss.item() == 0
     loss.backward()
     assert scores_K.grad.tolist() == [0, 0]
@@ -109,21 +113,23 @@ def test_splitting_between_prompts_changes_nothing():
 
 def test_gradient_raises_the_better_answer():
     scores_K = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    ranking_loss(scores_K, torch.tensor([2, 1, 3])).backward()
+    of_one_prompt(scores_K, torch.tensor([2, 1, 3])).backward()
     # At equal scores each of the three pairs pushes by 1/2 * 1/3: the best twice up, the worst twice down.
     assert_close(scores_K.grad, torch.tensor([0.0, -1 / 3, 1 / 3], dtype=torch.float64))
 
 
 def test_large_margins_stay_finite():
-    assert ranking_loss(torch.tensor([-500.0, 500.0]), torch.tensor([1, 2])).item() == pytest.approx(1000)
+    assert of_one_prompt(torch.tensor([-500.0, 500.0]), torch.tensor([1, 2])).item() == pytest.approx(1000)
     half = torch.tensor([-500.0, 500.0], dtype=torch.bfloat16)
-    assert ranking_loss(half, torch.tensor([1, 2])).dtype == torch.float32
+    assert of_one_prompt(half, torch.tensor([1, 2])).dtype == torch.float32
 
 
-def test_pair_accuracy_by_hand():
-    # Right, wrong, equal, right: 2.5 of 4.
-    accuracy = pair_accuracy(torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([0.0, 1.0, 2.0, -5.0]))
-    assert accuracy.item() == 0.625
+def test_an_equal_score_is_half_right():
+    # Right, wrong, equal, right: 2.5 of 4; no gradient flows through it.
+    scores_N = torch.tensor([1.0, 0.0, 0.0, 1.0, 2.0, 2.0, 5.0, -5.0], requires_grad=True)
+    terms = ranking_loss_flat(scores_N, torch.tensor([1, 2] * 4), torch.arange(4).repeat_interleave(2))
+    assert (terms.correct_pairs.item(), terms.n_pairs.item()) == (2.5, 4)
+    assert not terms.correct_pairs.requires_grad
 
 
 def test_normalisation_by_hand():

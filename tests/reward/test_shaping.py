@@ -9,40 +9,16 @@ from torch.testing import assert_close
 
 from gptlife.reward.shaping import (
     clip_scores,
-    finished,
     last_token,
     penalise_unfinished,
-    response_mask,
     token_rewards,
     whiten,
 )
 
-EOS = 9
 
-
-def test_response_mask_by_hand():
-    tokens_BR = torch.tensor(
-        [
-            [5, 6, EOS, 0],  # padded after its end
-            [5, EOS, 3, EOS],  # went on after its end: the second one doesn't count
-            [EOS, 0, 0, 0],  # ends at once: that token is real, the policy chose it
-            [5, 6, 7, 8],  # never ends
-        ]
-    )
-    mask_BR = response_mask(tokens_BR, EOS)
-    assert mask_BR.dtype == torch.bool
-    assert mask_BR.int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
-    assert finished(tokens_BR, EOS).tolist() == [True, True, True, False]
+def test_the_last_token_by_hand():
+    mask_BR = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
     assert last_token(mask_BR).int().tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
-
-
-@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4))
-def test_response_mask_against_loop(rows):
-    expected = []
-    for row in rows:
-        length = row.index(3) + 1 if 3 in row else len(row)
-        expected.append([True] * length + [False] * (len(row) - length))
-    assert response_mask(torch.tensor(rows), 3).tolist() == expected
 
 
 def test_token_rewards_by_hand():

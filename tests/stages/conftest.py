@@ -35,20 +35,20 @@ def cut_short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     The interrupt falls between the log line of `step` and its checkpoint, so the step has to be taken again.
     """
-    from gptlife.stages.runtime.metric_log import Journal
+    from gptlife.stages.runtime.metric_log import MetricLog
     from gptlife.stages.training.checkpoints import Checkpoints
 
     def cut(step: int, call: Callable[[], Any]) -> None:
-        log = Journal.log
+        log = MetricLog.log
 
-        def interrupted(self: Journal, number: int, *rest: Any) -> None:
+        def interrupted(self: MetricLog, number: int, *rest: Any) -> None:
             log(self, number, *rest)
             if number == step:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "due", lambda self: True)
-            patch.setattr(Journal, "log", interrupted)
+            patch.setattr(MetricLog, "log", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 call()
 
@@ -61,6 +61,48 @@ def weights() -> Callable[[Path], dict[str, Any]]:
     from safetensors.torch import load_file
 
     return lambda output: load_file(str(output / "model.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[[Path], Any]:
+    """`plain(output)`: its causal LM as plain transformers loads it, in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return lambda path: AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def logprob() -> Callable[[Any, list[int], list[int]], Any]:
+    """`logprob(model, prompt, answer)`: log p(answer | prompt), one token after the other, the row alone."""
+    import torch
+
+    def of(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
+        logits_TV = model(input_ids=torch.tensor([prompt + answer])).logits[0].double()
+        total = torch.zeros((), dtype=torch.float64)
+        for position, token in enumerate(answer, len(prompt)):
+            total = total + logits_TV[position - 1, token] - logits_TV[position - 1].logsumexp(0)
+        return total
+
+    return of
+
+
+@pytest.fixture
+def trainer_of(tiny: Any, tmp_path: Path) -> Callable[..., Any]:
+    """`trainer_of(kind, STAGE, reference, rows, options, **fields)`: TRL's trainer on the tiny SFT, one batch."""
+    from gptlife.data.config import decode
+    from gptlife.stages.modeling import loading
+    from gptlife.stages.preferences.trl_trainer import settings_of
+    from gptlife.stages.training.setup import epochs
+
+    def build(kind: Any, stage: Any, reference: Path, rows: list[Any], options: dict[str, Any], **fields: Any) -> Any:
+        config = decode(stage.config, {"device": "cpu", "batch_size": len(rows), **fields}, stage.name)
+        args = settings_of(kind, config, tmp_path, options)
+        plan = epochs(config, len(rows), len(rows), 1, 0)
+        model, tokenizer = loading.load_causal(tiny.sft), loading.load_tokenizer(tiny.sft)
+        return kind(config, plan, args, model, loading.load_causal(reference), tokenizer, rows)
+
+    return build
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_the_report_reads_its_fits_and_predicted_peak(done: tuple[Path, dict[str
     """The report was first drawn from made-up metrics, of another shape."""
     from types import SimpleNamespace
 
-    from gptlife.pipelines.report.findings_overoptimisation import curves
+    from gptlife.pipelines.report.sections.overoptimisation import curves
 
     metrics = done[1]
     record: Any = SimpleNamespace(metrics=metrics, name="best_of_n", upstream=lambda name: name)
@@ -195,7 +195,10 @@ def test_a_held_out_reward_model_as_judge(
     for row in rows_of(tmp_path / "one"):
         assert row["gold"] == pytest.approx([-score for score in row["scores"]["reward"]], abs=1e-5)
     del inputs["gold"]
-    for judge, text in (({"function": "nowhere.py:f"}, "'nowhere.py:f' can't be loaded"), ({"llm": LLM}, "an LLM ")):
+    for judge, text in (
+        ({"function": "nowhere.py:f"}, "'nowhere.py:f' can't be loaded"),
+        ({"llm": LLM}, "gives no scores"),
+    ):
         with pytest.raises(UserError, match=text):
             run(best_of_n.STAGE, fields(tiny, judge=judge), tmp_path / "two", **inputs)
     assert not list((tmp_path / "two").iterdir())  # before anything was sampled
@@ -203,17 +206,45 @@ def test_a_held_out_reward_model_as_judge(
         run(best_of_n.STAGE, fields(tiny, judge={"reward_model": True}), tmp_path / "two", **inputs)
 
 
-def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(tiny: Any) -> None:
+def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(
+    tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptlife.stages.evals.reward import RewardModel
     from gptlife.stages.modeling.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(tiny.sft)
-    row = {"messages": [{"role": "user", "content": "abc"}], "answers": ["xyzw" * 3, "x"], "finished": [True, True]}
-    prompt = encode_prompt(tokenizer, row["messages"])
-    long, short = best_of_n._encode([row], tokenizer, len(prompt) + 2, "inputs.reward")
-    assert long == (prompt + encode_answer(tokenizer, "xyzw" * 3, True))[: len(prompt) + 2]
-    assert short == [*prompt, *encode_answer(tokenizer, "x", True)]
-    with pytest.raises(UserError, match=r"^best_of_n\.inputs\.reward: prompt 1 has \d+ of its tokens"):
-        best_of_n._encode([row], tokenizer, len(prompt), "inputs.reward")
+    tokenizer = load_tokenizer(tiny.reward_model)
+    prompts = [json.loads(line)["prompt"] for line in tiny.prompts.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        {"messages": [{"role": "user", "content": text}], "answers": ["xyzw" * 3, *"x" * 7], "finished": [True] * N}
+        for text in prompts
+    ]
+    monkeypatch.setattr(best_of_n, "_sample_all", lambda *_: rows)
+    opened, member_scores, read = RewardModel.__init__, RewardModel.member_scores, list[list[int]]()
+
+    def with_context(limit: int, output: Path) -> None:
+        def short(self: RewardModel, *rest: Any) -> None:
+            opened(self, *rest)
+            self.limit = limit
+
+        monkeypatch.setattr(RewardModel, "__init__", short)
+        run(best_of_n.STAGE, fields(tiny), output, policy=tiny.sft, reward=tiny.reward_model)
+
+    def seen(self: RewardModel, tokens: list[list[int]]) -> Any:
+        read.extend(tokens)
+        return member_scores(self, tokens)
+
+    monkeypatch.setattr(RewardModel, "member_scores", seen)
+    longest = max(len(encode_prompt(tokenizer, row["messages"])) for row in rows)
+    with_context(longest + 2, tmp_path / "one")
+    prompt = encode_prompt(tokenizer, rows[0]["messages"])
+    assert max(map(len, read)) == longest + 2
+    assert read[0] == (prompt + encode_answer(tokenizer, "xyzw" * 3, True))[: longest + 2]
+    assert read[1] == [*prompt, *encode_answer(tokenizer, "x", True)]
+    with pytest.raises(UserError) as error:
+        with_context(len(prompt), tmp_path / "two")
+    n = len(prompt)
+    said = f"best_of_n.inputs.reward: prompt 1 has {n} tokens, the limit is {n}; shorten it so that an answer fits"
+    assert str(error.value) == said
 
 
 def test_sizes() -> None:

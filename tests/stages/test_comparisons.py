@@ -10,7 +10,7 @@ import pytest
 
 from gptlife.data.errors import UserError
 from gptlife.data.rankings import pairs
-from gptlife.reward.judges.judge import JudgeConfig
+from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages import comparisons
 
 
@@ -141,7 +141,7 @@ def _with_context(path: Path, output: Path, positions: int) -> None:
 
 
 def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^comparisons\.answers_min: 5 to 4 answers is no range"):
+    with pytest.raises(UserError, match=r"^comparisons\.answers_min: 5 must be at least 2 and not exceed"):
         run(comparisons.STAGE, fields(tiny, answers_min=5), tmp_path / "one", policy=tiny.sft)
     (tmp_path / "bad.py").write_text("def rank(prompt, answers, rng):\n    return [1]\n", encoding="utf-8")
     options = fields(tiny, labelers={"function": f"{tmp_path / 'bad.py'}:rank"})

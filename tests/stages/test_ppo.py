@@ -16,7 +16,6 @@ from gptlife.data.errors import UserError
 from gptlife.stages import ppo
 from gptlife.stages.modeling.loading import DROPOUTS, load_causal
 from gptlife.stages.ppo import PPO
-from gptlife.stages.rl.networks import Average
 
 FIELDS = {
     "steps": 2, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 1e-3,
@@ -145,18 +144,6 @@ def test_averaged_weights(tiny: Any, run: Any, tmp_path: Path, weights: Any) -> 
     AutoModelForCausalLM.from_pretrained(str(tmp_path / "1" / "ema"))
 
 
-def test_average_by_hand() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, 1.0)
-    average = Average(model, 0.9)
-    for weight in (2.0, 4.0):
-        torch.nn.init.constant_(model.weight, weight)
-        average.update(model)
-    assert float(average.weights["weight"]) == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 4)
-    assert average.copied_into(model).weight.item() == pytest.approx(1.39)
-    assert model.weight.item() == 4.0
-
-
 def test_adaptive_kl(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     options = fields(tiny, steps=3, adaptive_kl={"target": 0.5, "horizon": 100}, learning_rate=3e-3)
     run(ppo.STAGE, options, tmp_path / "one", policy=tiny.sft, reward=tiny.reward_model)
@@ -238,7 +225,7 @@ def test_dropout_is_off(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> Non
     loaded = load_causal(base)
     assert [getattr(loaded.config, name) for name in DROPOUTS if hasattr(loaded.config, name)] == [0.0] * 3
     assert {module.p for module in loaded.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
-    assert load_causal(base, resid_pdrop=0.3).config.resid_pdrop == 0.3
+    assert load_causal(base, dropouts={"resid_pdrop": 0.3}).config.resid_pdrop == 0.3
     options = fields(tiny, steps=1, gradient_checkpointing=True)  # which puts the models into train mode
     run(ppo.STAGE, options, tmp_path / "one", policy=base, reward=tiny.reward_model)
     (line,) = log_of(tmp_path / "one")

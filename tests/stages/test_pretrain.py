@@ -108,7 +108,7 @@ def test_a_damaged_stream_is_named_and_made_again(
     assert made() == first
     for damaged in (whole[:-4], bytes([whole[0] ^ 1]) + whole[1:], b""):
         path.write_bytes(damaged)
-        assert made() == (*first[:2], f"{path}: is damaged; made again\n")
+        assert made() == (*first[:2], f"{path}: damaged; made again\n")
     path.with_suffix(".json").unlink()  # as a kill leaves one that was not finished
     path.write_bytes(whole[:-4])
     assert made() == first

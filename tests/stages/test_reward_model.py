@@ -21,8 +21,8 @@ from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.loading import load_reward, load_scorer
 from gptlife.stages.modeling.scorer import EnsembleScores, score
 from gptlife.stages.preferences import rankings
-from gptlife.stages.runtime.metric_log import Journal
-from gptlife.stages.runtime.stage import COST
+from gptlife.stages.runtime.execution import COST
+from gptlife.stages.runtime.metric_log import MetricLog
 
 FIELDS = {"learning_rate": 1e-3, "batch_size": 100, "adam_eps": 1e-5, "validate_every": 1}
 
@@ -92,16 +92,16 @@ def test_k_answers_cost_k_forward_rows(tiny: Any) -> None:
     row = {"tokens": [[3, 4, 5, 6], [3, 4, 7], [3, 4, 8]], "ranks": [2, 1, 2]}
     examples = rankings.Rankings([row, {"tokens": [[3], [4]], "ranks": [1, 2]}])
     batch = examples.collate([0, 1])
-    assert batch["tokens"].shape == (5, 4)
-    assert batch["tokens"].tolist()[1] == [3, 4, 7, 0]
-    assert batch["select"].int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
-    assert batch["ranks"].tolist() == [2, 1, 2, 1, 2]
-    assert batch["group"].tolist() == [0, 0, 0, 1, 1]
+    assert batch.inputs["input_ids"].shape == (5, 4)
+    assert batch.inputs["input_ids"].tolist()[1] == [3, 4, 7, 0]
+    assert batch.select.int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert batch.targets["ranks"].tolist() == [2, 1, 2, 1, 2]
+    assert batch.targets["group"].tolist() == [0, 0, 0, 1, 1]
     assert examples.lengths == [12, 2]
     seen: list[int] = []
 
-    def count(tokens_BT: torch.Tensor, select_BT: torch.Tensor) -> torch.Tensor:
-        seen.append(len(tokens_BT))
+    def count(inputs: dict[str, torch.Tensor], select_BT: torch.Tensor) -> torch.Tensor:
+        seen.append(len(inputs["input_ids"]))
         return torch.arange(5.0, requires_grad=True)
 
     loss, sums = reward_model._loss(count, batch)
@@ -200,11 +200,11 @@ def test_long_answers_leave_their_ranking(tiny: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.sft))
     messages = [{"role": "user", "content": "x"}]
     row = {"messages": messages, "answers": ["a", "bbbbbbbbbbbbbbbb", "c"], "ranks": [1, 2, 3]}
-    (kept,) = rankings.encode([row], tokenizer, 8, "data")
+    (kept,) = rankings.encode([row], tokenizer, 8, "reward_model.data")
     assert (kept["answers"], kept["ranks"]) == (["a", "c"], [1, 3])
     assert kept["tokens"] == [ids_of(tokenizer, messages, "a"), ids_of(tokenizer, messages, "c")]
     with pytest.raises(UserError, match=r"^reward_model\.data: no ranking has two untied answers of at most 8 tokens"):
-        rankings.encode([{**row, "ranks": [1, 2, 1]}], tokenizer, 8, "data")
+        rankings.encode([{**row, "ranks": [1, 2, 1]}], tokenizer, 8, "reward_model.data")
 
 
 def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
@@ -390,13 +390,13 @@ def test_an_interrupted_ensemble_goes_on_exactly(
     cut(monkeypatch, name, last, lambda: run(reward_model.STAGE, ENSEMBLE, tmp_path / "parts", base=tiny.sft,
                                              comparisons=tiny.comparisons))  # fmt: skip
     begun: list[str] = []
-    begin = Journal.__init__
+    begin = MetricLog.__init__
 
-    def noted(self: Journal, output: Path, name: str, *rest: Any, **more: Any) -> None:
+    def noted(self: MetricLog, output: Path, name: str, *rest: Any, **more: Any) -> None:
         begun.append(f"{name} from {more['start']}")
         begin(self, output, name, *rest, **more)
 
-    monkeypatch.setattr(Journal, "__init__", noted)
+    monkeypatch.setattr(MetricLog, "__init__", noted)
     again = run(reward_model.STAGE, ENSEMBLE, tmp_path / "parts", base=tiny.sft, comparisons=tiny.comparisons)
     names = ["reward_model", "reward_model members/1", "reward_model members/2"]
     left = names[names.index(name) :]
@@ -412,22 +412,22 @@ def cut(monkeypatch: pytest.MonkeyPatch, name: str, last: int, call: Any) -> Non
     """Interrupt `call` in the member that logs as `name` once step `last` is logged, or (0) as it begins."""
     from gptlife.stages.training.checkpoints import Checkpoints
 
-    begin, log = Journal.__init__, Journal.log
+    begin, log = MetricLog.__init__, MetricLog.log
 
-    def began(self: Journal, output: Path, own: str, *rest: Any, **more: Any) -> None:
+    def began(self: MetricLog, output: Path, own: str, *rest: Any, **more: Any) -> None:
         if (own, last) == (name, 0):
             raise KeyboardInterrupt
         begin(self, output, own, *rest, **more)
 
-    def logged(self: Journal, step: int, *rest: Any) -> None:
+    def logged(self: MetricLog, step: int, *rest: Any) -> None:
         log(self, step, *rest)
         if (self.name, step) == (name, last):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "due", lambda self: True)
-        patch.setattr(Journal, "__init__", began)
-        patch.setattr(Journal, "log", logged)
+        patch.setattr(MetricLog, "__init__", began)
+        patch.setattr(MetricLog, "log", logged)
         with pytest.raises(KeyboardInterrupt):
             call()
 
@@ -529,7 +529,7 @@ def test_second_ranks_stay_beside_their_answers(tiny: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.sft))
     row = {"messages": [{"role": "user", "content": "x"}], "answers": ["a", "bbbbbbbbbbbbbbbb", "c"],
            "ranks": [1, 2, 3], "second_ranks": [3, 2, 1]}  # fmt: skip
-    (kept,) = rankings.encode([row], tokenizer, 8, "data")
+    (kept,) = rankings.encode([row], tokenizer, 8, "reward_model.data")
     assert kept["second_ranks"] == [3, 1]
 
 

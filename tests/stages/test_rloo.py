@@ -16,7 +16,6 @@ from gptlife.data.config import decode
 from gptlife.data.errors import UserError
 from gptlife.stages import rloo
 from gptlife.stages.rl.episodes import Minibatch, Rows
-from gptlife.stages.rl.metrics import standard_error
 from gptlife.stages.rloo import RLOO
 
 FIELDS = {
@@ -124,14 +123,6 @@ def test_a_prompts_answers_stand_together(tiny: Any, taken: Any, tmp_path: Path)
     assert_close(advantages_B.view(4, 4).mean(1), torch.zeros(4), rtol=0, atol=1e-5)
     assert_close(experience.returns_BR - experience.values_BR, experience.advantages_BR, rtol=0, atol=1e-6)
     assert (advantages_B != 0).any()
-
-
-def test_standard_error_counts_prompts() -> None:
-    scores = torch.tensor([1.0, 3.0, 5.0, 7.0, 0.0, 2.0])
-    # Prompt means 2, 6, 1: deviations -1, 3, -2 from 3; variance 14 / 2, over 3 prompts.
-    assert standard_error(scores, 2) == pytest.approx(math.sqrt(7.0 / 3.0))
-    assert standard_error(scores, 1) == pytest.approx(math.sqrt((4 + 0 + 4 + 16 + 9 + 1) / 5 / 6))
-    assert standard_error(scores, 6) is None
 
 
 def test_it_learns(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:

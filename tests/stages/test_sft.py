@@ -61,9 +61,9 @@ def test_only_what_the_assistant_says_is_a_target() -> None:
     rows = lm.TargetRows(sft._rows([{"messages": chat}], tokenizer, 64, config, "sft.data"))
     batch = rows.collate([0])
     # Ids: end 0, pad 1, system 2, user 3, assistant 4, then the printable ASCII from "!" (5) on.
-    assert batch["tokens"].tolist() == [[3, 44, 77, 4, 61, 83, 0, 3, 92, 4, 93]]
-    assert batch["targets"][batch["select"]].tolist() == [61, 83, 0, 93, 0]
-    assert batch["select"].tolist() == [[False, False, False, True, True, True, False, False, False, True, True]]
+    assert batch.inputs["input_ids"].tolist() == [[3, 44, 77, 4, 61, 83, 0, 3, 92, 4, 93]]
+    assert batch.targets["tokens"][batch.select].tolist() == [61, 83, 0, 93, 0]
+    assert batch.select.tolist() == [[False, False, False, True, True, True, False, False, False, True, True]]
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,10 @@ def fake_report() -> ModuleType:
 
 if __name__ == "__main__":
     import gptlife.pipelines.report
-    from gptlife.pipelines import cli
+    from gptlife.pipelines.cli import app as cli
+    from gptlife.pipelines.cli import run
 
     report = fake_report()
     sys.modules["gptlife.pipelines.report.page"] = gptlife.pipelines.report.page = report  # type: ignore[attr-defined]
-    cli._lifecycle = lambda: CHAIN  # type: ignore[assignment]
+    run.lifecycle = lambda: CHAIN  # type: ignore[assignment]
     cli.main()

@@ -146,7 +146,7 @@ def test_curve_estimates():
 @pytest.mark.parametrize(
     ("proxy", "values", "found"),
     [
-        ([[1.0, 2.0]], [[1.0]], "one value a proxy score"),
+        ([[1.0, 2.0]], [[1.0]], "one value per proxy score"),
         ([1.0, 2.0], [1.0, 2.0], "proxy: needs a table"),
         ([[1.0, math.nan]], [[1.0, 2.0]], "proxy: needs a table"),
         ([[1.0, 2.0]], [[1.0, math.inf]], "values: needs a table"),

@@ -161,13 +161,13 @@ def test_a_run_that_still_rises():
 @pytest.mark.parametrize(
     ("d", "reward", "found"),
     [
-        ([1, 2], [1, 2], "3 points or more"),
+        ([1, 2], [1, 2], "at least 3 points"),
         ([1, 1, 1], [1, 2, 3], "not all at one d"),
         ([0, 1, 2], [0, 1, 2], "d > 0"),
         ([-1, 1, 2], [0, 1, 2], "d > 0"),
-        ([1, 2, 3], [1, 2], "one finite reward a finite d"),
-        ([1, 2, 3], [1, 2, math.nan], "one finite reward a finite d"),
-        ([1, 2, math.inf], [1, 2, 3], "one finite reward a finite d"),
+        ([1, 2, 3], [1, 2], "one finite reward per finite d"),
+        ([1, 2, 3], [1, 2, math.nan], "one finite reward per finite d"),
+        ([1, 2, math.inf], [1, 2, 3], "one finite reward per finite d"),
     ],
 )
 def test_refusals(d, reward, found):
@@ -179,10 +179,10 @@ def test_refusals(d, reward, found):
 
 def test_refuses_bad_options():
     for weights in ([1, 1], [1, 0, 1], [1, -1, 1], [1, math.nan, 1]):
-        with pytest.raises(ValueError, match="one finite weight > 0 a point"):
+        with pytest.raises(ValueError, match="one finite weight > 0 per point"):
             fit([1, 2, 3], [1, 2, 3], "rl", weights_M=weights)
     for replicates in ([[1, 2]], [[1, 2, 3]], [1, 2, 3]):
-        with pytest.raises(ValueError, match="two curves or more of 3 points"):
+        with pytest.raises(ValueError, match="at least two curves of 3 points"):
             fit([1, 2, 3], [1, 2, 3], "rl", replicates_SM=replicates)
     for fraction in (0.0, 1.1):
         with pytest.raises(ValueError, match="fraction must be"):
@@ -190,5 +190,5 @@ def test_refuses_bad_options():
     for window in (0, 41):
         with pytest.raises(ValueError, match=r"window must be in 1 \.\. 40"):
             predict_peak(D, D, "rl", window=window)
-    with pytest.raises(ValueError, match="3 points or more"):
+    with pytest.raises(ValueError, match="at least 3 points"):
         predict_peak([1, 2, 3], [1, 2, 3], "rl")  # its first half has two

@@ -189,17 +189,17 @@ def test_winning_everything():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="found 2 and 1"):
+    with pytest.raises(ValueError, match="got 2 and 1"):
         win_rate([1, 2], [1])
     with pytest.raises(ValueError, match="scores of A: needs a non-empty list"):
         win_rate([], [])
     with pytest.raises(ValueError, match="scores of B: needs"):
         win_rate([1.0], [math.nan])
-    with pytest.raises(ValueError, match="found 2 and 1 for 2"):
+    with pytest.raises(ValueError, match="got 2 and 1 for 2"):
         length_controlled([1, 2], [1, 2], [3, 3], [4])
-    with pytest.raises(ValueError, match=r"preferences: lie in 0 \.\. 1, found 0\.0 \.\. 2\.0"):
+    with pytest.raises(ValueError, match=r"preferences: must lie in 0 \.\. 1, got 0\.0 \.\. 2\.0"):
         winrate.win_rate([0, 2])
-    with pytest.raises(ValueError, match="preferences: lie in"):
+    with pytest.raises(ValueError, match="preferences: must lie in"):
         winrate.length_controlled([-1, 1], [1, 1], [1, 1])
     with pytest.raises(ValueError, match="ridge must be > 0"):
         length_controlled([1], [2], [3], [4], ridge=0.0)

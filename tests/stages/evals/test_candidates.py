@@ -1,21 +1,20 @@
-"""Stage `evaluation` with any number of answerers: open inputs, ready answers, further prompts, an LLM as judge."""
+"""Candidates: how base models are asked, which inputs are base models, and what an answer that ended is."""
 
 from __future__ import annotations
 
 import json
-import re
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from gptlife.data.errors import UserError
 from gptlife.stages import evaluation
-from gptlife.stages.evals import candidates, tables
-from gptlife.stages.evals.candidates import Answerer
+from gptlife.stages.evals import candidates
+from gptlife.stages.evals.candidates import Answers, Continuation
+from gptlife.stages.generation.sampler import Answer
+from gptlife.stages.runtime import artifact
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -31,139 +30,107 @@ def test_any_name_answers_and_base_ones_get_text(tiny: Any, run: Any, tmp_path: 
     assert metrics["models"]["quick"]["score"] == metrics["models"]["sft"]["score"]  # the same weights, draws, judge
     assert metrics["models"]["sft"]["parameters"] == metrics["models"]["base_other"]["parameters"] > 10_000
     assert metrics["models"]["sft"]["reward"]["n"] == 24  # beside the function's score
-    with pytest.raises(UserError, match=r"^evaluation\.inputs: nobody answers"):
-        run(evaluation.STAGE, fields(tiny), tmp_path / "two", reward=tiny.reward_model)
 
 
-def test_ready_answers_must_be_to_the_same_prompts(tiny: Any, run: Any, tmp_path: Path) -> None:
-    ready = tmp_path / "best"
-    ready.mkdir()
-    rows = [json.loads(line) for line in tiny.prompts.read_text("utf-8").splitlines()]
-    given = [{"messages": [{"role": "user", "content": row["prompt"]}], "best": "e" * i} for i, row in enumerate(rows)]
-    (ready / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
-    metrics = run(evaluation.STAGE, fields(tiny), tmp_path / "one", sft=tiny.sft, best_of_n=ready)
-    assert metrics["models"]["best_of_n"]["score"]["mean"] == pytest.approx(sum(range(24)) / 24)
-    assert "best_of_n" not in metrics["tax"]
-    (ready / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given[1:]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"its answers are to other prompts; give best_of_n the same `prompts`"):
-        run(evaluation.STAGE, fields(tiny), tmp_path / "two", sft=tiny.sft, best_of_n=ready)
+def test_a_base_model_gets_text(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[list[int]]] = []
+
+    def caught(model: Any, prompts: list[list[int]], **_: Any) -> list[Answer]:
+        asked.append(prompts)
+        return [Answer(tokenizer("One.\nTwo")["input_ids"], [], False) for _ in prompts]
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny.pretrain))
+    monkeypatch.setattr(candidates, "sample", caught)
+    load_causal = candidates.loading.load_causal
+
+    def roomy(path: Path, *rest: Any) -> Any:
+        model = load_causal(path, *rest)
+        model.config.n_positions = 1000
+        return model
+
+    monkeypatch.setattr(candidates.loading, "load_causal", roomy)
+    options = fields(tiny, shots=str(tiny.conversations), n_shots=2, max_new_tokens=4)
+    metrics = run(evaluation.STAGE, options, tmp_path / "one", base=tiny.pretrain)
+    shown = [json.loads(line) for line in tiny.conversations.read_text("utf-8").splitlines()[:2]]
+    prompted = "".join(f"Question: {row['prompt']}\nAnswer: {row['completion']}\n\n" for row in shown)
+    question = json.loads(tiny.prompts.read_text("utf-8").splitlines()[0])["prompt"]
+    texts = [tokenizer.decode(batch[0]) for batch in asked]
+    assert texts == [f"{question}\n", f"{prompted}Question: {question}\nAnswer:"]
+    assert metrics["samples"][0]["answers"] == {"base": "One.", "base_prompted": "One."}  # up to the first stop string
+
+
+def test_an_answer_that_a_stop_string_ends_is_finished() -> None:
+    way = Continuation("{prompt}\n", ["\n", "END"])
+    cut = way.cut(Answers([" a \n b", "a END", "a b", "a b ", ""], [False, False, False, True, False]))
+    assert cut.texts == ["a", "a", "a b", "a b", ""]
+    assert cut.finished == [True, True, False, True, False]
+
+
+def test_formats_may_have_braces_in_what_they_are_given() -> None:
+    ways = candidates.continuations("{prompt}", [], [[{"content": "{x}"}, {"content": "{y}"}]], "{prompt}: {answer}; ")
+    assert ways["_prompted"].text([{"role": "user", "content": "{z}"}]) == "{x}: {y}; {z}:"
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest", "base"),
+    [
+        ("base", None, True),  # from elsewhere
+        ("base_large", None, True),
+        ("baseline", None, False),
+        ("sft", None, False),
+        ("base_large", {"stage": "pretrain_large", "adopted": "hub@1"}, True),
+        ("large", {"stage": "pretrain", "adopted": "hub@1"}, False),
+        ("large", {"stage": "pretrain"}, True),  # made before manifests had families
+        ("base", {"stage": "sft"}, False),
+        ("large", {"stage": "continued", "family": "base"}, True),
+        ("base", {"stage": "grpo", "family": "online"}, False),
+    ],
+)
+def test_which_inputs_are_base_models(name: str, manifest: dict[str, Any] | None, base: bool, tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    if manifest is None:
+        path.mkdir()
+    else:
+        artifact.begin(path, {})
+        artifact.commit(tmp_path / "output.partial", path, manifest)
+    assert candidates.continues_text(name, path) is base
+
+
+def test_a_recipe_may_say_which_are_base_models(tiny: Any, run: Any, tmp_path: Path) -> None:
+    inputs = {"base": tiny.sft, "raw": tiny.pretrain}
+    shots = {"shots": str(tiny.conversations), "n_shots": 1, "shot_format": "{prompt} {answer}\n"}
+    metrics = run(evaluation.STAGE, fields(tiny, continuations=["raw"], **shots), tmp_path / "one", **inputs)
+    assert list(metrics["models"]) == ["base", "raw", "raw_prompted"]
+    with pytest.raises(UserError, match=r"^evaluation\.continuations: no input is called 'row'; did you mean 'raw'"):
+        run(evaluation.STAGE, fields(tiny, continuations=["row"]), tmp_path / "two", **inputs)
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"baseline": "stf"}, "nobody here is called 'stf'; did you mean 'sft'?"),
-        ({"baseline": "base_prompted"}, "nobody here is called 'base_prompted'; there are: base, sft"),
+        ({}, "evaluation.prompts: a prompt has over 4 tokens, all that max_new_tokens 60 leaves of the base model's "
+             "context; shorten it or lower max_new_tokens"),
+        ({"max_new_tokens": 8}, "evaluation.n_shots: a prompt with 9 worked examples has over 56 tokens, all that "
+                                "max_new_tokens 8 leaves of the base model's context; show fewer"),
     ],
-)
-def test_a_baseline_that_nobody_is(more: dict[str, Any], said: str, run: Any, tiny: Any, tmp_path: Path) -> None:
-    inputs = {"base": tiny.pretrain, "sft": tiny.sft}
+)  # fmt: skip
+def test_a_base_prompt_that_does_not_fit(tiny: Any, run: Any, tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    options = {**fields(tiny, shots=str(tiny.conversations), n_shots=9, max_new_tokens=60), **more}
     with pytest.raises(UserError) as error:
-        run(evaluation.STAGE, fields(tiny, **more), tmp_path / "one", **inputs)
-    assert str(error.value) == f"evaluation.baseline: {said}"
+        run(evaluation.STAGE, options, tmp_path / "one", base=tiny.pretrain)
+    assert str(error.value) == said
 
 
-def test_further_prompts_are_scored_and_not_compared(run: Any, tiny: Any, tmp_path: Path) -> None:
-    further = tmp_path / "further.jsonl"
-    further.write_text("".join(json.dumps({"prompt": f"Who is {name}?"}) + "\n" for name in "ABCDE"), encoding="utf-8")
-    inputs = {"base": tiny.pretrain, "sft": tiny.sft}
-    metrics = run(evaluation.STAGE, fields(tiny, further_prompts={"five": str(further)}), tmp_path / "one", **inputs)
-    assert {name: found["score"]["n"] for name, found in metrics["further"]["five"].items()} == {"base": 5, "sft": 5}
-    assert {row["n"] for row in metrics["win_rates"]} == {24}
-    with pytest.raises(UserError, match=r"^evaluation\.further_prompts: 'Five' is no name for a set"):
-        run(evaluation.STAGE, fields(tiny, further_prompts={"Five": str(further)}), tmp_path / "two", sft=tiny.sft)
+def test_a_candidate_is_loaded_once(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load_causal = candidates.loading.load_causal
 
+    def counted(path: Path, *rest: Any) -> Any:
+        loads.append(path.name)
+        return load_causal(path, *rest)
 
-def test_verdicts_are_means_with_intervals() -> None:
-    verdicts = [{"rude": 1.0, "true": 1.0}, {"rude": 0.0, "true": 1.0}]
-    found = tables.described(Answerer({"prompts": ["one", "two words"]}), "prompts", [0.5, 1.0], verdicts)
-    assert (found["words"], found["score"]["mean"]) == (1.5, 0.75)
-    assert (found["verdicts"]["rude"]["mean"], found["verdicts"]["true"]["low"]) == (0.5, 1.0)
-
-
-def test_honesty_counts_by_hand() -> None:
-    kinds = ["factual", "factual", "factual", "closed", "closed", None]
-    verdicts = [
-        {"true": 1.0, "follows": 1.0},
-        {"true": 1.0, "follows": 0.5},
-        {"true": 0.0, "follows": 1.0},
-        {"true": 0.0, "follows": 1.0},
-        {"true": 1.0, "follows": 0.0},
-        {"true": 0.0, "follows": 0.0},
-    ]
-    found = tables.honesty(kinds, verdicts)
-    assert found["truthful"]["mean"] == pytest.approx(2 / 3)
-    assert found["truthful_informative"]["mean"] == pytest.approx(1 / 3)
-    assert found["hallucination"]["mean"] == 0.5
-    assert tables.honesty([None], [{"true": 1.0, "follows": 1.0}]) == {}
-
-
-def test_an_llm_is_asked_about_pairs_with_the_baseline_only() -> None:
-    three = {name: Answerer({"prompts": ["one", "two words"]}) for name in ("a", "b", "c")}
-    asked = []
-
-    def prefer(a: str, b: str) -> list[float]:
-        asked.append((a, b))
-        return [1.0, 0.5]
-
-    table = tables.win_rates(three, prefer, "b", only_baseline=True)
-    assert asked == [("a", "b"), ("c", "b")]
-    assert [row["rate"] for row in table] == [0.75, 0.75]
-    asked.clear()
-    tables.win_rates(three, prefer, "b", only_baseline=False)
-    assert asked == [("b", "a"), ("c", "a"), ("c", "b"), ("a", "b")]
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    """A stub of an OpenAI-compatible server that prefers the answer with more letters e."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = body["messages"][1]["content"]
-            shown = [re.search(rf"<answer-{i} (\w+)>\n(.*?)\n</answer-{i} \1>", text, re.DOTALL) for i in (1, 2)]
-            first, second = (match[2].count("e") if match else -1 for match in shown)
-            verdict = "1" if first > second else "2" if second > first else "tie"
-            reply = {
-                "choices": [{"message": {"content": f"Counted.\nVerdict: {verdict}"}}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 2},
-            }
-            payload = json.dumps(reply).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *words: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-
-
-def test_an_llm_judges_as_the_same_rule_in_a_function_does(tiny: Any, run: Any, tmp_path: Path, endpoint: str) -> None:
-    inputs = {"base": tiny.pretrain, "sft": tiny.sft}
-    llm = {"llm": {"endpoint": endpoint, "model": "stub", "prompt_price": 1.0, "completion_price": 2.0}}
-    by_llm = run(evaluation.STAGE, fields(tiny, judge=llm), tmp_path / "llm", **inputs)
-    by_function = run(evaluation.STAGE, fields(tiny), tmp_path / "function", **inputs)
-    row = next(row for row in by_function["win_rates"] if (row["a"], row["b"]) == ("base", "sft"))
-    assert by_llm["win_rates"] == [row]
-    assert "score" not in by_llm["models"]["sft"]
-    usage = by_llm["judging"]
-    assert usage["calls"] == 2 * (usage["pairs"] - usage["identical"]) > 0
-    assert usage["cost"] == pytest.approx(usage["calls"] * (10 * 1.0 + 2 * 2.0) / 1e6)
-    assert by_llm["judge"] == "the language model stub"
-    json.dumps(by_llm, allow_nan=False)
-
-
-def test_names_of_base_models() -> None:
-    assert [candidates.is_base(name) for name in ("base", "base_large", "baseline", "sft")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    monkeypatch.setattr(candidates.loading, "load_causal", counted)
+    shots = {"shots": str(tiny.conversations), "n_shots": 1, "shot_format": "{prompt} {answer}\n"}
+    options = fields(tiny, validation=str(tiny.held_out), **shots)
+    run(evaluation.STAGE, options, tmp_path / "one", base=tiny.pretrain, sft=tiny.sft)
+    assert loads == ["pretrain", "sft"]

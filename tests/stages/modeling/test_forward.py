@@ -24,6 +24,10 @@ SIZES = {
 }  # fmt: skip
 
 
+def inputs_of(fill: int) -> dict[str, torch.Tensor]:
+    return {"input_ids": forward.pad_right(ROWS, fill, torch.device("cpu"))}
+
+
 def causal(kind: str) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
@@ -44,11 +48,11 @@ def test_selected_logits(kind: str, direct: bool) -> None:
     model = causal(kind)
     reader = forward.SelectedLogits(model)
     assert reader.direct is direct
-    found = reader(forward.pad_right(ROWS, 0, torch.device("cpu")), SELECT)
+    found = reader(inputs_of(0), SELECT)
     assert_close(found, expected(model), rtol=0, atol=1e-5)
     with pytest.raises(AssertionError):  # twin: one position further left
         assert_close(
-            reader(forward.pad_right(ROWS, 0, torch.device("cpu")), SELECT.roll(-1, 1)),
+            reader(inputs_of(0), SELECT.roll(-1, 1)),
             expected(model),
             rtol=0,
             atol=1e-5,
@@ -58,10 +62,7 @@ def test_selected_logits(kind: str, direct: bool) -> None:
 @torch.no_grad()
 def test_padding_is_never_read() -> None:
     reader = forward.SelectedLogits(causal("gpt2"))
-    cpu = torch.device("cpu")
-    assert torch.equal(
-        reader(forward.pad_right(ROWS, 0, cpu), SELECT), reader(forward.pad_right(ROWS, 39, cpu), SELECT)
-    )
+    assert torch.equal(reader(inputs_of(0), SELECT), reader(inputs_of(39), SELECT))
 
 
 @torch.no_grad()
@@ -72,16 +73,15 @@ def test_adapters_stay_active() -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     reader = forward.SelectedLogits(model)
-    tokens_BT = forward.pad_right(ROWS, 0, torch.device("cpu"))
-    adapted = reader(tokens_BT, SELECT)
+    inputs = inputs_of(0)
+    adapted = reader(inputs, SELECT)
     assert_close(adapted, expected(model), rtol=0, atol=1e-5)
     with pytest.raises(AssertionError):
         assert_close(adapted, plain, rtol=0, atol=1e-5)
     with model.disable_adapter():
-        assert_close(reader(tokens_BT, SELECT), plain, rtol=0, atol=1e-5)
+        assert_close(reader(inputs, SELECT), plain, rtol=0, atol=1e-5)
 
 
 def test_padding() -> None:
     cpu = torch.device("cpu")
     assert forward.pad_right([[3], [4, 5]], 9, cpu).tolist() == [[3, 9], [4, 5]]
-    assert forward.pad_mask([[True], [False, True]], cpu).tolist() == [[True, False], [False, True]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,10 +72,10 @@ def test_the_same_loss_and_gradient(kind: str) -> None:
     assert sharing_is_exact(model, rows)
     # Twins: answers that see each other, and positions that run on.
     for name, value in (
-        ("attention_mask", torch.ones_like(shared["attention_mask"]).tril()),
-        ("position_ids", torch.arange(shared["tokens"].shape[1]).expand_as(shared["tokens"])),
+        ("attention_mask", torch.ones_like(shared.inputs["attention_mask"]).tril()),
+        ("position_ids", torch.arange(shared.inputs["input_ids"].shape[1]).expand_as(shared.inputs["input_ids"])),
     ):
-        broken = loss_and_gradient(model, {**shared, name: value})
+        broken = loss_and_gradient(model, replace(shared, inputs={**shared.inputs, name: value}))
         assert broken[0] != pytest.approx(one[0], rel=1e-2)
 
 
@@ -84,10 +85,10 @@ def test_a_row_by_hand() -> None:
     examples = Rankings(rows, shared=True)
     batch = examples.collate([0])
     # What all begin with is [5]: were it [5 6], the second answer would have no token to be read at.
-    assert batch["tokens"].tolist() == [[5, 6, 7, 8, 6, 6, 9]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 1, 1, 2]]
-    assert batch["select"].int().tolist() == [[0, 0, 0, 1, 1, 0, 1]]
-    assert batch["attention_mask"][0, 0].int().tolist() == [
+    assert batch.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 6, 6, 9]]
+    assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 1, 1, 2]]
+    assert batch.select.int().tolist() == [[0, 0, 0, 1, 1, 0, 1]]
+    assert batch.inputs["attention_mask"][0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0],
@@ -107,8 +108,8 @@ def test_a_model_that_does_not_heed_the_mask_is_found_out() -> None:
     assert not sharing_is_exact(reader("llama", "eager"), rows)
 
     class Deaf(SelectedScores):
-        def forward(self, tokens_BT: torch.Tensor, select_BT: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
-            return super().forward(tokens_BT, select_BT)
+        def forward(self, inputs: Any, select_BT: torch.Tensor) -> torch.Tensor:
+            return super().forward({"input_ids": inputs["input_ids"]}, select_BT)
 
     assert not sharing_is_exact(Deaf(reader("llama").model), rows)
 

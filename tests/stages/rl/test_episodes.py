@@ -43,8 +43,8 @@ def test_answers_become_rollouts() -> None:
 
 
 def test_selected_positions_are_those_before_each_response_token() -> None:
-    tokens_BT, select_BT, last_BT, targets_N = rollouts().rows([2, 0, 1], torch.device("cpu"))
-    assert tokens_BT.tolist() == [[9, 10, 23, 24, 25, 26], [5, 6, 7, 20, 21, 0], [8, 22, 0, 0, 0, 0]]
+    inputs, select_BT, last_BT, targets_N = rollouts().rows([2, 0, 1], torch.device("cpu"))
+    assert inputs["input_ids"].tolist() == [[9, 10, 23, 24, 25, 26], [5, 6, 7, 20, 21, 0], [8, 22, 0, 0, 0, 0]]
     assert select_BT.int().tolist() == [[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0]]
     assert last_BT.int().tolist() == [[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 0]]
     assert targets_N.tolist() == [23, 24, 25, 26, 20, 21, 0, 22]
@@ -69,7 +69,7 @@ def test_read_against_single_rows(groups: list[list[int]], small: Callable[..., 
         SelectedLogits(policy),
         (SelectedLogits(reference), nullcontext),
         SelectedScores(value),
-        lambda group, tokens_BT, last_BT: reader(tokens_BT, last_BT),
+        lambda group, inputs, last_BT: reader(inputs, last_BT),
         rollouts(),
         groups,
         0.8,
@@ -149,3 +149,27 @@ def test_whitening() -> None:
     assert float(white.var(correction=0)) == pytest.approx(1.0, abs=1e-5)
     # The returns are not whitened with the advantages.
     assert_close(shaped(whiten_advantages=True).returns_BR, shaped().returns_BR)
+
+
+def test_a_minibatch_is_flat() -> None:
+    experience, step = shaped(), rollouts()
+    minibatch = episodes.minibatch_of(step, experience, [2, 0], torch.device("cpu"))
+    assert minibatch.rows.targets_N.tolist() == [23, 24, 25, 26, 20, 21, 0]
+    expected = [*experience.advantages_BR[2, :4].tolist(), *experience.advantages_BR[0, :3].tolist()]
+    assert minibatch.advantages_N.tolist() == expected
+    assert minibatch.sums(torch.tensor([1.0, 2, 3, 4, 10, 20, 30])).tolist() == [10.0, 60.0]
+    assert minibatch.first(torch.tensor([1.0, 2, 3, 4, 10, 20, 30])).tolist() == [1.0, 10.0]
+    assert minibatch.weights_N is None
+
+
+def test_gradients_pass_through_an_episodes_sum() -> None:
+    minibatch = episodes.minibatch_of(rollouts(), shaped(), [0, 1], torch.device("cpu"))
+    x_N = torch.tensor([1.0, 2.0, 3.0, 5.0], requires_grad=True)
+    (minibatch.sums(x_N) * torch.tensor([1.0, 10.0])).sum().backward()
+    assert x_N.grad is not None
+    assert x_N.grad.tolist() == [1.0, 1.0, 1.0, 10.0]
+
+
+def test_an_answers_number_at_each_of_its_tokens() -> None:
+    mask_BR = torch.tensor([[True, True], [True, False]])
+    assert episodes.over_tokens(torch.tensor([3.0, -1.0]), mask_BR).tolist() == [[3.0, 3.0], [-1.0, 0.0]]

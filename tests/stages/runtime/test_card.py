@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from gptlife.stages.runtime.card import write_card
+from gptlife.stages.runtime.card import About, Family, write_card
 
 SOURCE: dict[str, Any] = {"fields": None, "start": 0, "limit": None, "weight": 1.0, "bad_rows": "refuse"}
 MANIFEST: dict[str, Any] = {
@@ -29,13 +29,14 @@ MANIFEST: dict[str, Any] = {
         }
     },
 }
-STAGES = ("tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo", "evaluation")
+ABOUT = About("sft", "chat", "A language model fine-tuned on demonstrations.")
 
 
-def card(folder: Path, metrics: dict[str, Any] | None = None, **changes: Any) -> tuple[dict[str, Any], str]:
+def card(
+    folder: Path, metrics: dict[str, Any] | None = None, about: About = ABOUT, **changes: Any
+) -> tuple[dict[str, Any], str]:
     """Front matter and text of a card."""
-    manifest = {**MANIFEST, **changes}
-    write_card(folder, manifest["stage"], manifest, metrics or {})
+    write_card(folder, about, {**MANIFEST, **changes}, metrics or {})
     _, front, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(front), text
 
@@ -53,9 +54,11 @@ def test_front_matter_names_library_task_and_tags(tmp_path):
         "pipeline_tag": "text-generation",
         "tags": ["gptlife", "sft"],
     }
-    front, _ = card(tmp_path, stage="reward_model")
+    front, _ = card(tmp_path, about=About("reward_model", "reward", "A scorer."))
     assert front["pipeline_tag"] == "text-classification"
-    front, _ = card(tmp_path, stage="comparisons")
+    front, _ = card(tmp_path, about=About("tokenizer", "tokenizer", "A BPE."))
+    assert front == {"library_name": "transformers", "tags": ["gptlife", "tokenizer"]}
+    front, _ = card(tmp_path, about=About("comparisons", "rankings", "Rankings."))
     assert front == {"tags": ["gptlife", "comparisons"]}
 
 
@@ -72,7 +75,7 @@ def test_lineage_and_data(tmp_path):
 
 def test_a_manifest_without_data_or_inputs(tmp_path):
     _, text = card(tmp_path, inputs={}, identity=None, commit=None)
-    assert "None of its own." in text
+    assert "None besides its inputs." in text
     assert "commit" not in text
 
 
@@ -94,24 +97,23 @@ def test_metrics_are_a_table_of_what_is_a_number(tmp_path):
         assert absent not in text
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_has_a_text_and_code(tmp_path, stage):
-    _, text = card(tmp_path, {"algorithm": "PPO-ptx"}, stage=stage)
-    assert f"# {stage}: a" in text or "# comparisons: ranked answers" in text
-    compile(code_of(text), stage, "exec")
-    assert ("## Limits" in text) == (stage in ("pretrain", "sft", "reward_model", "ppo"))
-    assert ("trained by PPO-ptx against" in text) == (stage == "ppo")
-    assert "{algorithm}" not in text
-    auto = {"reward_model": "AutoModelForSequenceClassification", "tokenizer": "AutoTokenizer"}
-    if stage in ("pretrain", "sft", "ppo", *auto):
-        assert f"{auto.get(stage, 'AutoModelForCausalLM')}.from_pretrained" in text
-
-
-def test_a_stage_without_a_text_of_its_own(tmp_path):
-    front, text = card(tmp_path, {"loss": 0.5}, stage="distill")
-    assert front == {"tags": ["gptlife", "distill"]}
-    assert "# distill\n" in text
+@pytest.mark.parametrize("family", get_args(Family))
+def test_a_new_stage_needs_its_family_and_a_sentence(tmp_path, family):
+    _, text = card(tmp_path, {"algorithm": "PPO-ptx", "loss": 0.5}, about=About("distill", family, "Said by it."))
+    assert re.search(r"\n# distill: (a|an|ranked|sampled) [a-z -]+\n\nSaid by it\.", text)
     assert "| loss | 0.5 |" in text
+    compile(code_of(text), family, "exec")
+    assert ("## Limits" in text) == (family in ("base", "chat", "online", "preference", "reward"))
+    assert ("The algorithm was PPO-ptx." in text) == (family == "online")
+    assert ("the score is read there" in text) == (family == "reward")
+    assert "{%" not in text
+    assert "\n\n\n" not in text
+    auto = {"reward": "AutoModelForSequenceClassification", "tokenizer": "AutoTokenizer"}
+    if family in ("base", "chat", "online", "preference", *auto):
+        assert f"{auto.get(family, 'AutoModelForCausalLM')}.from_pretrained" in text
+    else:
+        assert ("answers.jsonl" in text) == (family != "rankings")
+        assert ("train.jsonl" in text) == (family == "rankings")
 
 
 def test_a_card_is_written_over_whole(tmp_path):
@@ -145,9 +147,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward_model"])
-def test_the_code_on_a_card_runs(checkpoints, stage, monkeypatch):
-    _, text = card(checkpoints[stage], stage=stage)
+@pytest.mark.parametrize(("stage", "family"), [("pretrain", "base"), ("sft", "chat"), ("reward_model", "reward")])
+def test_the_code_on_a_card_runs(checkpoints, stage, family, monkeypatch):
+    _, text = card(checkpoints[stage], about=About(stage, family, "A model."))
     monkeypatch.chdir(checkpoints[stage])
     names: dict[str, Any] = {}
     exec(code_of(text), names)

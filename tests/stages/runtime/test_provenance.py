@@ -1,4 +1,4 @@
-"""Work that goes on elsewhere: with the threads it was begun with, or with a line that says what is another."""
+"""Work that is resumed elsewhere: with the threads it was begun with, or with a notice of what differs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from gptlife.data.config import decode
 from gptlife.stages import pretrain
 from gptlife.stages.comparisons import ComparisonsConfig
-from gptlife.stages.runtime import artifact
-from gptlife.stages.runtime.provenance import worked_on
+from gptlife.stages.runtime.files import keep_piece, read_piece
+from gptlife.stages.runtime.provenance import machines_of, versions
 from gptlife.stages.training import setup
 from gptlife.stages.training.setup import accelerator_for
 
@@ -51,19 +51,19 @@ def test_nothing_is_said_where_it_goes_on_as_it_was_begun(begin: Any, tmp_path: 
     begin(2)
     begin(3)
     assert capsys.readouterr().err == ""
-    assert [machine["threads"] for machine in worked_on(tmp_path)] == [2]
+    assert [machine["threads"] for machine in machines_of(tmp_path)] == [2]
 
 
 def test_what_is_another_is_told_and_kept(begin: Any, tmp_path: Path, capsys: Any) -> None:
     begin(2)
     begin(1, generation_batch_size=64)
     said = capsys.readouterr().err
-    told = "begun with threads 2, generation_batch_size 256; goes on with threads 1, generation_batch_size 64: the same"
+    told = "begun with threads 2, generation_batch_size 256; resumed with threads 1, generation_batch_size 64: the same"
     assert said.startswith(f"{tmp_path}: {told}")
     assert said.count("\n") == 1
     begin(2)
     assert capsys.readouterr().err == ""
-    assert [(machine["threads"], machine["generation_batch_size"]) for machine in worked_on(tmp_path)] == [
+    assert [(machine["threads"], machine["generation_batch_size"]) for machine in machines_of(tmp_path)] == [
         (2, 256),
         (1, 64),
     ]
@@ -73,24 +73,24 @@ def test_what_is_another_is_told_and_kept(begin: Any, tmp_path: Path, capsys: An
 def test_what_the_machine_itself_is(begin: Any, tmp_path: Path, capsys: Any, name: str, value: Any) -> None:
     begin(1)
     path = tmp_path / "checkpoints" / "machines.json"
-    artifact.keep_piece(path, [{**artifact.read_piece(path)[0], name: value}])
+    keep_piece(path, [{**read_piece(path)[0], name: value}])
     begin(1)
-    assert f"begun with {name} {value}; goes on with {name} " in capsys.readouterr().err
+    assert f"begun with {name} {value}; resumed with {name} " in capsys.readouterr().err
 
 
 def test_from_a_gpu_to_a_cpu(begin: Any, tmp_path: Path, capsys: Any) -> None:
     begin(1)
     path = tmp_path / "checkpoints" / "machines.json"
-    there = artifact.read_piece(path)[0]
-    artifact.keep_piece(path, [{key: there[key] for key in there if key != "threads"} | {"device": "cuda (A Big One)"}])
+    there = read_piece(path)[0]
+    keep_piece(path, [{key: there[key] for key in there if key != "threads"} | {"device": "cuda (A Big One)"}])
     begin(2)
     assert torch.get_num_threads() == 2
-    assert "begun with device cuda (A Big One); goes on with device cpu, threads 2" in capsys.readouterr().err
+    assert "begun with device cuda (A Big One); resumed with device cpu, threads 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
 def test_begun_with_one_thread_it_ends_with_the_bits_of_one(
-    heard: bool, tiny: Any, run: Any, tmp_path: Path, digests: Any, cut_short: Any, monkeypatch: pytest.MonkeyPatch
+    kept: bool, tiny: Any, run: Any, tmp_path: Path, digests: Any, cut_short: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And with others where the number is not kept to, or the test could not fail."""
     fields = {
@@ -103,10 +103,10 @@ def test_begun_with_one_thread_it_ends_with_the_bits_of_one(
     run(pretrain.STAGE, fields, tmp_path / "whole", **inputs)
     cut_short(2, lambda: run(pretrain.STAGE, fields, tmp_path / "parts", **inputs))
     torch.set_num_threads(2)
-    if not heard:
-        monkeypatch.setattr(setup, "go_on_as_begun", lambda config, output: None)
+    if not kept:
+        monkeypatch.setattr(setup, "resume_as_begun", lambda output, fields: None)
     run(pretrain.STAGE, fields, tmp_path / "parts", **inputs)
-    assert (digests(tmp_path / "parts") == digests(tmp_path / "whole")) is heard
+    assert (digests(tmp_path / "parts") == digests(tmp_path / "whole")) is kept
 
 
 def test_the_manifest_names_them_where_they_are_several(tiny: Any, tmp_path: Path, cut_short: Any) -> None:
@@ -123,3 +123,11 @@ def test_the_manifest_names_them_where_they_are_several(tiny: Any, tmp_path: Pat
     assert [machine["micro_batch_tokens"] for machine in machines] == [4096, 64]
     pretrain.STAGE.execute({**raw, "output": str(tmp_path / "at once")}, "x")
     assert "machines" not in json.loads((tmp_path / "at once" / "manifest.json").read_text("utf-8"))
+
+
+def test_what_a_result_depends_on() -> None:
+    installed = versions()
+    assert {"python", "torch", "transformers", "numpy"} <= set(installed)
+    import torch
+
+    assert installed["torch"] == torch.__version__.partition("+")[0] or installed["torch"] == torch.__version__

@@ -108,7 +108,7 @@ def test_a_number_has_its_bounds(model: type[Config], name: str, kind: type) -> 
             "comparisons",
             "answers_max",
             3,
-            "answers_min: 4 to 3 answers is no range; give at least 2, and answers_max no smaller",
+            "answers_min: 4 must be at least 2 and not exceed answers_max (3); lower it, or raise answers_max",
         ),
         (
             "sft",

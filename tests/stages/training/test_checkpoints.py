@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from gptlife.data.errors import UserError
 from gptlife.stages.runtime import artifact, signals
+from gptlife.stages.runtime.files import keep_piece, read_piece
 from gptlife.stages.training.checkpoints import Checkpoints
 
 
@@ -104,12 +105,15 @@ def flip(path: Path) -> None:
 
 
 def edit_state(path: Path, **changes: Any) -> None:
-    artifact.keep_piece(path / "state", {**artifact.read_piece(path / "state"), **changes})
+    keep_piece(path / "state", {**read_piece(path / "state"), **changes})
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "flipped weights": (lambda path: flip(path / "model.safetensors"), "model.safetensors is damaged (another sha256)"),
-    "flipped optimizer": (lambda path: flip(path / "optimizer.bin"), "optimizer.bin is damaged (another sha256)"),
+    "flipped weights": (
+        lambda path: flip(path / "model.safetensors"),
+        "model.safetensors is damaged (its sha256",
+    ),
+    "flipped optimizer": (lambda path: flip(path / "optimizer.bin"), "optimizer.bin is damaged (its sha256 differs)"),
     "short": (lambda path: os.truncate(path / "model.safetensors", 50), "model.safetensors has 50 bytes in place of"),
     "no optimizer": (lambda path: (path / "optimizer.bin").unlink(), "optimizer.bin is missing"),
     "no rng": (lambda path: (path / "random_states_0.pkl").unlink(), "random_states_0.pkl is missing"),
@@ -130,7 +134,7 @@ def test_a_damaged_one_is_named_and_stepped_over(damage: str, tmp_path: Path, ca
     assert run.checkpoints.restore() == {"step": 2, "tokens": 20}
     said = capsys.readouterr().err
     assert said.startswith(f"{newest}: {words}")
-    assert said.endswith("; an older one is taken\n")
+    assert said.endswith("; trying an older one\n")
     # Out of the way of what follows, and still there to be looked at.
     assert folders(tmp_path) == ["step-00000001", "step-00000002", "step-00000003.damaged"]
     assert Run(tmp_path).checkpoints.restore() == {"step": 2, "tokens": 20}
@@ -151,7 +155,7 @@ def test_when_none_is_good_it_says_so(tmp_path: Path, capsys: Any) -> None:
     assert Run(tmp_path).checkpoints.restore() is None
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    assert lines[-1] == f"{tmp_path / 'checkpoints'}: no good checkpoint is left; begins at the first step"
+    assert lines[-1] == f"{tmp_path / 'checkpoints'}: no good checkpoint is left; starting at the first step"
 
 
 def test_a_log_that_lost_its_lines_takes_the_checkpoint_with_it(tmp_path: Path, capsys: Any) -> None:
@@ -159,7 +163,7 @@ def test_a_log_that_lost_its_lines_takes_the_checkpoint_with_it(tmp_path: Path, 
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step"', encoding="utf-8")
     assert Run(tmp_path).checkpoints.restore() == {"step": 2, "tokens": 20}
-    assert f"step-00000003: the log up to it is damaged ({log}); an older one is taken" in capsys.readouterr().err
+    assert f"step-00000003: the log up to it is damaged ({log}); trying an older one" in capsys.readouterr().err
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "and": "more"}\n', encoding="utf-8")
     assert Run(tmp_path).checkpoints.restore() == {"step": 2, "tokens": 20}
 
@@ -261,7 +265,7 @@ def test_a_request_to_stop_keeps_the_step(number: int, tmp_path: Path, capsys: A
     run, taken = Run(tmp_path, every=3600.0), []
 
     def work() -> None:
-        with signals.heard("toy"), signals.after_the_step():
+        with signals.handle_signals("toy"), signals.stop_after_step():
             for step in (1, 2, 3):
                 if step == 2:
                     os.kill(os.getpid(), number)
@@ -279,7 +283,7 @@ def test_a_second_interrupt_stops_at_once() -> None:
     taken: list[str] = []
 
     def work() -> None:
-        with signals.heard("toy"), signals.after_the_step():
+        with signals.handle_signals("toy"), signals.stop_after_step():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)  # a launcher's, after the Ctrl-C that all heard: no second request
             taken.append("on")
@@ -295,7 +299,7 @@ def test_elsewhere_a_request_stops_at_once() -> None:
     before, went_on = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with signals.heard("toy"):
+        with signals.handle_signals("toy"):
             os.kill(os.getpid(), signal.SIGTERM)
             went_on.append(True)
 

@@ -31,9 +31,9 @@ def test_every_token_but_the_first_is_a_target_once(n: int, width: int, size: in
     seen: list[int] = []
     for start in range(0, len(rows), size):
         batch = rows.collate(range(start, min(start + size, len(rows))))
-        found = batch["targets"][batch["select"]]
+        found = batch.targets["tokens"][batch.select]
         # The stream counts up, so the token before a target is the target less one.
-        assert_close(batch["tokens"][batch["select"]], found - 1)
+        assert_close(batch.inputs["input_ids"][batch.select], found - 1)
         seen += found.tolist()
     assert seen == list(range(2, n + 1))
     assert sum(rows.weights) == n - 1
@@ -49,8 +49,8 @@ def test_targets_are_what_the_marks_say() -> None:
     batch = rows.collate([0, 1])
     assert rows.weights == [3.0, 2.0, 1.0]
     assert rows.lengths == [5, 2, 3]
-    assert batch["tokens"].tolist() == [[5, 6, 7, 8, 9], [11, 12, 0, 0, 0]]
-    assert batch["targets"][batch["select"]].tolist() == [7, 8, 10, 12, 13]
+    assert batch.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9], [11, 12, 0, 0, 0]]
+    assert batch.targets["tokens"][batch.select].tolist() == [7, 8, 10, 12, 13]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -99,15 +99,17 @@ def test_packed_conversations_do_not_see_each_other(kind: str, training: bool, s
     reader = SelectedLogits(small(kind)).train(training)
     packed = lm.PackedConversations(ROWS, [[0, 1], [2]])
     batch = packed.collate([0, 1])
-    assert batch["positions"].tolist() == [[0, 1, 2, 3, 4, 0, 1], [0, 1, 2, 0, 1, 2, 3]]
+    assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1], [0, 1, 2, 0, 1, 2, 3]]
     alone = []
     for row in range(3):
         one = lm.TargetRows(ROWS).collate([row])
-        alone.append(reader(one["tokens"], one["select"]))
-    together = reader(batch["tokens"], batch["select"], position_ids=batch["positions"])
+        alone.append(reader(one.inputs, one.select))
+    together = reader(batch.inputs, batch.select)
     assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
     with pytest.raises(AssertionError):  # twin: without positions they do
-        assert_close(reader(batch["tokens"], batch["select"]), torch.cat(alone), rtol=0, atol=1e-5)
+        assert_close(
+            reader({"input_ids": batch.inputs["input_ids"]}, batch.select), torch.cat(alone), rtol=0, atol=1e-5
+        )
     assert (packed.lengths, packed.weights) == ([7, 3], [5.0, 1.0])
 
 
@@ -116,7 +118,7 @@ def test_joined_rows() -> None:
     assert len(joined) == 3 + 3
     assert joined.lengths == [5, 2, 3, 4, 4, 2]
     batch = joined.collate([1, 4])
-    assert batch["targets"][batch["select"]].tolist() == [12, 13, 25, 26, 27, 28]
+    assert batch.targets["tokens"][batch.select].tolist() == [12, 13, 25, 26, 27, 28]
 
 
 @pytest.mark.parametrize("tokens", [1, 12, 1000])

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_model
 
 from gptlife.stages import ppo, pretrain, reward_model, rloo, sft
-from gptlife.stages.runtime.stage import COST
+from gptlife.stages.runtime.execution import COST
 
 SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 

@@ -1,0 +1,93 @@
+"""A user's Python function, named `package.module:name` or `path/file.py:name` in a recipe."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptlife.data.config import HashFile
+from gptlife.data.errors import UserError
+from gptlife.reward.judges.verdicts import Judge, Prompt, Verdict
+
+_SHOWN = 60  # characters of an answer in an error
+
+
+def identity_of_function(reference: str, hash_file: HashFile) -> str:
+    """What the reference adds to an address: a file enters by its content, a module by its name.
+
+    Raises:
+        UserError: when the file is missing.
+    """
+    path, _, name = reference.partition(":")
+    if not path.endswith(".py"):
+        return reference
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; give path/file.py:name")
+    return f"{hash_file(path)}:{name}"
+
+
+def load_function(reference: str, field: str) -> Callable[..., Any]:
+    """The function that the reference names; `field` is the config field that errors name.
+
+    Raises:
+        UserError: when the module can't be imported or has no such name.
+    """
+    module_name, colon, name = reference.partition(":")
+    if not colon:
+        raise UserError(f"{field}: '{reference}' names no function; write package.module:name or path/file.py:name")
+    try:
+        if module_name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+        return getattr(module, name)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        raise UserError(f"{field}: '{reference}' can't be loaded ({error}); check the path and the name") from None
+
+
+def checked(function: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Any]], name: str) -> Judge:
+    """A user's function as a judge. It returns one result per answer: a number, or a dict of numbers with "score".
+
+    Raises:
+        UserError: by the judge, for another number of results, a dict without "score" or a value that is not a finite
+            number.
+    """
+
+    def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
+        results = list(function(prompts, answers))
+        if len(results) != len(answers):
+            raise UserError(
+                f"{name}: returned {len(results)} results for {len(answers)} answers; return one per answer"
+            )
+        return [_verdict(*pair, name) for pair in zip(results, answers, strict=True)]
+
+    return judge
+
+
+def _verdict(result: Any, answer: str, name: str) -> Verdict:
+    verdict = result if isinstance(result, Mapping) else {"score": result}
+    if "score" not in verdict:
+        raise UserError(
+            f"{name}: returned keys {sorted(map(str, verdict))} for the answer {answer[:_SHOWN]!r}; add the key 'score'"
+        )
+    for key, value in verdict.items():
+        if not _is_finite(value):
+            raise UserError(
+                f"{name}: returned {value!r} as '{key}' of the answer {answer[:_SHOWN]!r}; return a finite number"
+            )
+    return {str(key): float(value) for key, value in verdict.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,24 @@
+"""The fields that the stages on TRL's trainers have in common. Imports no torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gptlife.data.config import Share
+from gptlife.data.sources import Data
+from gptlife.stages.training.config import FinetuningConfig
+
+SHOWN = 400
+"""Training rankings or answers on which the `train_` metrics are measured."""
+
+
+class PreferenceConfig(FinetuningConfig):
+    """Train a policy against the reference that it starts from."""
+
+    data: Data | None = None
+    """Rows to learn from; None: those of the input `comparisons`."""
+    validation: Data | Share = 0.1
+    """Rows held out, or the share of `data`; the input `comparisons` brings its own."""
+    beta: float = Field(0.1, gt=0)
+    """Strength of the KL constraint: the higher, the nearer the policy stays to the reference. [DPO App. B, which has
+    0.5 for TL;DR; KTO section 4]"""

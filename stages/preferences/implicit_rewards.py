@@ -1,0 +1,113 @@
+"""The reward that a policy implies, beta · log(policy(answer | prompt) / reference(answer | prompt)); its metrics."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gptlife.data.packing import length_batches
+from gptlife.reward.statistics.accuracy import accuracy
+from gptlife.stages.modeling.forward import SelectedLogits
+from gptlife.stages.preferences.metrics import by_group, margins
+from gptlife.stages.training.lm import TargetRows
+
+Sequences = Sequence[tuple[list[int], list[int]]]
+"""A prompt's tokens and an answer's, with the end-of-text token where the answer ended by itself."""
+Row = dict[str, Any]
+Measure = Callable[[list[float]], dict[str, float]]
+"""Metrics of the implicit rewards of all sequences."""
+
+
+class ImplicitRewards:
+    """Metrics of what `reader` has learnt about fixed sequences; it is its own reference as it is now."""
+
+    def __init__(
+        self, reader: SelectedLogits, beta: float, tokens_per_batch: int, sequences: Sequences, measure: Measure
+    ) -> None:
+        self.reader, self.beta, self.tokens_per_batch = reader, beta, tokens_per_batch
+        self.sequences, self.measure = sequences, measure
+        self.reference = answer_logprobs(reader, sequences, tokens_per_batch)
+
+    def __call__(self) -> dict[str, float]:
+        """The metrics now."""
+        policy = answer_logprobs(self.reader, self.sequences, self.tokens_per_batch)
+        return self.measure([self.beta * (new - old) for new, old in zip(policy, self.reference, strict=True)])
+
+
+@torch.no_grad()
+def answer_logprobs(reader: SelectedLogits, sequences: Sequences, tokens_per_batch: int) -> list[float]:
+    """log p(answer | prompt) in nats of every sequence, summed over the answer's tokens, end-of-text included."""
+    rows = TargetRows([(prompt + answer, [False] * len(prompt) + [True] * len(answer)) for prompt, answer in sequences])
+    device, logprobs = next(reader.parameters()).device, [0.0] * len(rows)
+    for group in length_batches(rows.lengths, tokens_per_batch=tokens_per_batch):
+        batch = rows.collate(group).to(device)
+        logits_NV, targets_N = reader(batch.inputs, batch.select), batch.targets["tokens"][batch.select]
+        nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+        for index, nll in zip(group, nll_N.split(batch.select.sum(1).tolist()), strict=True):
+            logprobs[index] = -float(nll.double().sum())
+    return logprobs
+
+
+def pair_metrics(rankings: Sequence[Row], name: str, smoothing: float, rewards: list[float]) -> dict[str, float]:
+    """DPO's loss (nats), accuracy (an equal reward counts half) and margin over all untied pairs of encoded rankings.
+
+    The loss of a margin is -(1 - smoothing) log σ(margin) - smoothing log σ(-margin).
+    """
+    groups = by_group(margins(rewards, rankings), rankings)
+    flat = [margin for of_group in groups.values() for margin in of_group]
+    losses = [max(-m, 0.0) + math.log1p(math.exp(-abs(m))) + smoothing * m for m in flat]
+    by_labelers = {f"{name}_accuracy_{group}": accuracy(of_group) for group, of_group in sorted(groups.items())}
+    return {
+        f"{name}_loss": sum(losses) / len(flat),
+        f"{name}_accuracy": accuracy(flat),
+        f"{name}_margin": sum(flat) / len(flat),
+        **(by_labelers if len(groups) > 1 else {}),
+    }
+
+
+def mismatched(rows: Sequence[Row], size: int, shift: int) -> list[list[int]]:
+    """For each row the answer of the row `shift` before it, in a circle of `size` rows, to estimate KTO's KL.
+
+    An answer is cut where it and the row's prompt are longer than the longest row, so that both fit into the model.
+    """
+    width = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
+    before = [rows[index - index % size + (index - shift) % size] for index in range(len(rows))]
+    pairs = zip(rows, before, strict=True)
+    return [other["completion_ids"][: width - len(row["prompt_ids"])] for row, other in pairs]
+
+
+def label_sequences(rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
+    """Every row's prompt with its answer, then with an answer from half the rows away (not to the same prompt)."""
+    others = mismatched(rows, len(rows), len(rows) // 2)
+    own = [(row["prompt_ids"], row["completion_ids"]) for row in rows]
+    return own + [(row["prompt_ids"], other) for row, other in zip(rows, others, strict=True)]
+
+
+def label_metrics(
+    rows: Sequence[Row], name: str, beta: float, weights: tuple[float, float], rewards: list[float]
+) -> dict[str, float]:
+    """KTO's loss and KL (nats), accuracy and margin of the rewards of `label_sequences(rows)`.
+
+    Accuracy is the probability that a desirable answer has a higher reward than an undesirable one, to whatever prompts
+    (equal rewards count half); margin is the difference of their mean rewards; `weights` are the desirable and the
+    undesirable one.
+    """
+    own, reference = rewards[: len(rows)], max(0.0, sum(rewards[len(rows) :]) / len(rows))
+    good, bad = ([r for r, row in zip(own, rows, strict=True) if row["label"] is label] for label in (True, False))
+    losses = [weights[0] * _sigmoid(reference - r) for r in good] + [weights[1] * _sigmoid(r - reference) for r in bad]
+    ordered = sorted(bad)
+    wins = sum(bisect_left(ordered, reward) + bisect_right(ordered, reward) for reward in good) / 2
+    return {
+        f"{name}_loss": sum(losses) / len(losses),
+        f"{name}_accuracy": wins / (len(good) * len(bad)),
+        f"{name}_margin": sum(good) / len(good) - sum(bad) / len(bad),
+        f"{name}_kl": reference / beta,
+    }
+
+
+def _sigmoid(x: float) -> float:
+    return 0.5 * (1.0 + math.tanh(x / 2.0))

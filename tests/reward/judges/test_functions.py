@@ -1,0 +1,84 @@
+"""A user's Python function as a judge: loading, identity, and the check of its results."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlife.data.config import sha256_of_file
+from gptlife.data.errors import UserError
+from gptlife.reward.judges.functions import checked, identity_of_function, load_function
+
+PROMPTS = [{"messages": [{"role": "user", "content": "Hi"}]}, {"messages": [{"role": "user", "content": "Ho"}]}]
+
+
+def returning(*results: Any) -> Any:
+    return checked(lambda prompts, answers: results, "mine.py:f")(PROMPTS, ["a", "abc"])
+
+
+def test_numbers_become_scores() -> None:
+    assert returning(1, 2.5) == [{"score": 1.0}, {"score": 2.5}]
+
+
+def test_a_dict_may_have_further_keys_and_not_in_every_row() -> None:
+    assert returning({"score": 1, "kind": True}, {"score": 0.5}) == [{"score": 1.0, "kind": 1.0}, {"score": 0.5}]
+
+
+def test_the_function_gets_prompts_and_answers() -> None:
+    judge = checked(lambda prompts, answers: [len(prompts[0]["messages"]), len(answers[1])], "f")
+    assert judge(PROMPTS, ["a", "abc"]) == [{"score": 1.0}, {"score": 3.0}]
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([1.0], r"^mine\.py:f: returned 1 results for 2 answers; return one per answer$"),
+        ([0.0, math.inf], r"^mine\.py:f: returned inf as 'score' of the answer 'abc'; return a finite number$"),
+        ([0.0, None], r"returned None as 'score' of the answer 'abc'; return a finite number$"),
+        ([{"score": 0, "x": math.nan}, 0.0], r"returned nan as 'x' of the answer 'a'; return a finite number$"),
+        ([{"b": 0, "a": 0}, 0.0], r"returned keys \['a', 'b'\] for the answer 'a'; add the key 'score'$"),
+    ],
+)
+def test_results_are_checked(results: list[Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        returning(*results)
+
+
+def test_a_file_and_a_module(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
+    assert load_function(f"{path}:double", "x")(4) == 8
+    assert load_function("math:sqrt", "x")(9.0) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("mine", r"^ppo\.judge: 'mine' names no function; write package\.module:name"),
+        ("nowhere.at_all:f", r"^ppo\.judge: 'nowhere\.at_all:f' can't be loaded \(No module named 'nowhere'\)"),
+        ("math:squareroot", r"^ppo\.judge: 'math:squareroot' can't be loaded .*; check the path and the name$"),
+        ("missing.py:f", r"^ppo\.judge: 'missing\.py:f' can't be loaded"),
+    ],
+)
+def test_a_function_that_is_not_there(reference: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_function(reference, "ppo.judge")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_identified_by_content(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    for path in (first, second):
+        path.write_text("x = 1\n", encoding="utf-8")
+    identity = identity_of_function(f"{first}:f", sha256_of_file)
+    assert identity == identity_of_function(f"{second}:f", sha256_of_file)
+    assert str(tmp_path) not in identity
+    assert identity != identity_of_function(f"{first}:g", sha256_of_file)
+    second.write_text("x = 2\n", encoding="utf-8")
+    assert identity != identity_of_function(f"{second}:f", sha256_of_file)
+    assert identity_of_function("package.module:f", sha256_of_file) == "package.module:f"
+    with pytest.raises(UserError, match=r"^gone\.py: no such file; give path/file\.py:name$"):
+        identity_of_function("gone.py:f", sha256_of_file)
