@@ -24,7 +24,8 @@ from gptlife.stages.runtime.stage import RESERVED, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", EXAMPLES / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 STAGES = {step.name: step.stage for step in LIFECYCLE}
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -45,8 +46,9 @@ def yaml_files() -> dict[str, str]:
 
 
 def commands() -> list[list[str]]:
-    """Every command of the README's shell blocks as words, comments dropped."""
-    lines = [line for text in blocks(ROOT / "README.md", "sh") for line in text.splitlines()]
+    """Every command of the shell blocks of README and guide as words, comments dropped."""
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("data", "experiments", "scale"))]
+    lines = [line for page in pages for text in blocks(page, "sh") for line in text.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -187,7 +189,7 @@ def test_the_loading_example_runs(workspace: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_exists(page: Path) -> None:
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -206,7 +208,7 @@ def test_every_relative_link_exists(page: Path) -> None:
 def test_every_file_and_function_named_exists(page: Path) -> None:
     """`stages/training/loop.py: fit, adamw` in a page means that this file defines these names."""
     for file, names in re.findall(
-        r"`((?:data|reward|stages|pipelines|tests)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
+        r"`((?:data|reward|stages|pipelines|tests|tools|examples|benchmarks)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
     ):
         source = ROOT / file
         assert source.is_file(), f"{page.name}: {file}"
@@ -234,7 +236,7 @@ def test_the_configuration_page_is_the_configs() -> None:
     committed = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert committed == module.page(), "run: python tools/configuration.py"
     # And it is no empty equality: hand-picked lines.
-    assert "| `kl_coef` | number ≥ 0 | `0.02` | β: price of a nat of KL to the reference" in committed
+    assert "| `kl_coef` | number ≥ 0 | `0.02` | β: what a nat of KL to the reference costs" in committed
     assert "| `micro_batch_tokens`° | integer > 0 | `4096` |" in committed
     for step in LIFECYCLE:
         for field in step.stage.config.model_fields:

@@ -20,17 +20,17 @@ from gptlife.pipelines.store import Store
 
 NAMES = sorted(shipped())
 ALL = [step.name for step in LIFECYCLE]
-RIVALS = {"best_of_n", "rloo", "dpo", "kto"}
-LEFT_OUT = {
-    "quickstart": {"rloo", "dpo", "kto"},
-    "rounds": {"rloo", "dpo", "kto"},
-    "instructgpt-village": {"kto"},
-    "smoke": {"rloo", "dpo", "kto"},
-    "real-small": {"comparisons", "rloo", "dpo", "kto"},
-    "gpt2-small": {"comparisons", *RIVALS},
-    "align-existing": {"tokenizer", "comparisons", *RIVALS},
+LIFE = {"tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo", "best_of_n", "evaluation"}
+STAGES_OF = {
+    "quickstart": LIFE,
+    "rounds": LIFE,
+    "instructgpt-village": LIFE | {"rloo", "dpo"},
+    "smoke": LIFE,
+    "real-small": LIFE - {"comparisons"},
+    "gpt2-small": LIFE - {"comparisons", "best_of_n"},
+    "align-existing": LIFE - {"tokenizer", "comparisons", "best_of_n"},
 }
-"""Steps without a table: those with preferences of their own need no `comparisons`."""
+"""The lifecycle's steps that a recipe has: those with preferences of their own need no `comparisons`."""
 STANDALONE = {"quickstart", "smoke", "real-small", "gpt2-small", "align-existing"}
 """The others begin as the quickstart does, and share its outputs."""
 
@@ -83,14 +83,14 @@ def planned(name: str, folder: Path, *more: str) -> list[Planned]:
 
 
 def test_these_are_shipped() -> None:
-    assert set(NAMES) == set(LEFT_OUT)
+    assert set(NAMES) == set(STAGES_OF)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plans_every_step_at_an_address_of_its_own(name: str, folder: Path) -> None:
     steps = planned(name, folder)
     names = [step.name for step in steps]
-    assert {step for step in names if step in ALL} == {step for step in ALL if step not in LEFT_OUT[name]}
+    assert {step for step in names if step in ALL} == STAGES_OF[name]
     for step in steps:
         assert all(names.index(upstream.name) < names.index(step.name) for upstream in step.inputs.values())
     addresses = [step.address for step in steps]

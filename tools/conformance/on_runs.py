@@ -4,8 +4,8 @@
 
 1. Every step of life.yaml runs in a fork and on a copy of the package: once under a trace of the package's lines, once
    more without, and both times makes the same.
-2. Every executable line that a mutation (mutations.yaml) breaks must have been hit: no detail is vouched for on code
-   that no run executes.
+2. Every executable line that a mutation (mutations.yaml) breaks must have been hit, and every function of ours that the
+   suite names must have run: no detail is vouched for on code that no run executes.
 3. Each mutant runs the first step that hits its lines, from the unbroken outputs upstream of it, then the next one. It
    is seen when the step fails, or when weights, rows, metrics or log differ from the unbroken step's.
 
@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import CodeType
 
-from mutants import ROOT, Mutation, copy_package, mutations, preload, written
+from mutants import ROOT, SUITE, Mutation, copy_package, mutations, preload, written
 from steps import RECIPE, Step, difference, unbroken
 
 
@@ -50,12 +50,15 @@ def main() -> None:
         ran = [(file, line) for file, line in vouched if any(line in step.lines.get(file, ()) for step in steps)]
         print(f"{len(ran)} of {len(vouched)} vouched lines run by the {len(steps)} steps of {RECIPE.name}, "
               f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+        idle = [name for name, (file, lines) in imported().items() if not any(hit(steps, file, [n]) for n in lines)]
+        print(f"{len(imported()) - len(idle)} of {len(imported())} functions that the suite names run"
+              f"{''.join(f'; NOT RUN: {name}' for name in idle)}", flush=True)  # fmt: skip
         verdicts = [verdict(folder, steps, m) for m in chosen]
     nothing = verdicts.count("NOTHING")
     seen, unseen = verdicts.count("seen"), verdicts.count("unseen")
     print(f"{seen} of {len(chosen)} mutants change a run, {nothing} change nothing, {unseen} can't "
           f"(reasons in mutations.yaml), {time.monotonic() - started:.0f} s")  # fmt: skip
-    sys.exit(bool(nothing or missed))
+    sys.exit(bool(nothing or missed or idle))
 
 
 def verdict(folder: Path, steps: Sequence[Step], mutation: Mutation) -> str:
@@ -91,6 +94,36 @@ def lines_of(mutation: Mutation) -> frozenset[int]:
         inner = max(around, key=lambda node: node.lineno)
         there = executable & {*range(inner.lineno, (inner.end_lineno or inner.lineno) + 1)}
     return frozenset(there)
+
+
+def imported() -> dict[str, tuple[str, range]]:
+    """The functions of ours that the suite's files name: where each is, and the lines of its body."""
+    found: dict[str, tuple[str, range]] = {}
+    for path in sorted(SUITE.glob("*.py")):
+        for file, names in named_in(ast.parse(path.read_text(encoding="utf-8"))).items():
+            for function in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+                if isinstance(function, ast.FunctionDef) and function.name in names:
+                    body = range(function.body[0].lineno, (function.end_lineno or function.lineno) + 1)
+                    found[f"{file}: {function.name}"] = (file, body)
+    return found
+
+
+def named_in(tree: ast.Module) -> dict[str, set[str]]:
+    """Names by file of ours: those that are imported from it, and those that follow a dot behind it."""
+    found: dict[str, set[str]] = {}
+    modules: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptlife."):
+            folder = str(node.module).removeprefix("gptlife.").replace(".", "/")
+            for alias in node.names:
+                if (ROOT / folder / f"{alias.name}.py").is_file():
+                    modules[alias.asname or alias.name] = f"{folder}/{alias.name}.py"
+                else:
+                    found.setdefault(f"{folder}.py", set()).add(alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            found.setdefault(modules[node.value.id], set()).add(node.attr)
+    return found
 
 
 def executable_lines(code: CodeType) -> Iterable[int]:

@@ -18,7 +18,6 @@ Exit code 1 when anything differs.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -30,10 +29,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import forked
+from compare_stores import differences, fingerprint
 
 from gptlife.data.config import sha256_of_file
 from gptlife.pipelines.lifecycle import LIFECYCLE
@@ -42,9 +42,6 @@ from gptlife.pipelines.recipe import load
 from gptlife.pipelines.store import Store
 
 RECIPE = Path(__file__).with_name("life.yaml")
-OF_THE_DAY = ("manifest.json", "stage.yaml", "log.jsonl")
-"""Times, and places: the log is compared line by line without its times."""
-TIMES = ("tokens_per_second", "seconds_sampling", "seconds_scoring", "seconds_updating")
 MOMENTS = ("random", "random", "saving", "committing", "sigterm", "sigint")
 SLOWEST = 300.0
 
@@ -58,26 +55,6 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     compared: int = 0
     differing: list[str] = field(default_factory=list)
-
-
-def fingerprint(output: Path) -> dict[str, Any]:
-    """Everything in an output that must not depend on how often it was interrupted."""
-    found: dict[str, Any] = {}
-    for path in sorted(output.rglob("*")):
-        name = str(path.relative_to(output))
-        if not path.is_file() or path.parent.name == "tensorboard":
-            continue
-        if path.name == "log.jsonl":
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            found[name] = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-        elif path.name not in OF_THE_DAY:
-            found[name] = sha256_of_file(str(path))
-    return found
-
-
-def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    """Names of the files that are not the same."""
-    return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
 
 
 class Harness:
