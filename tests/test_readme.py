@@ -208,7 +208,8 @@ def test_every_relative_link_exists(page: Path) -> None:
 def test_every_file_and_function_named_exists(page: Path) -> None:
     """`stages/training/loop.py: fit, adamw` in a page means that this file defines these names."""
     for file, names in re.findall(
-        r"`((?:data|reward|stages|pipelines|tests|tools|examples|benchmarks)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
+        r"`((?:data|reward|stages|pipelines|tests|tools|examples|benchmarks)/[\w/]+\.py)(?:: ([^`]+))?`",
+        page.read_text(),
     ):
         source = ROOT / file
         assert source.is_file(), f"{page.name}: {file}"
