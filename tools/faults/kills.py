@@ -183,10 +183,10 @@ def page(tallies: dict[str, Tally], seed: int, seconds: float, kills: int) -> st
         f"{seconds / 60:.0f} minutes. A step of [tools/faults/life.yaml](../../tools/faults/life.yaml) is killed one "
         "to four times in each making, and then left to finish; the result is compared with the undisturbed one, file "
         "by file: weights, tokenizer, answers, metrics.json, model card, and the log without its times. `committing`: "
-        "SIGKILL while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` is "
-        "PPO in two processes, of which SIGKILL strikes one first; `gptlife run` makes the whole recipe (`--jobs` 1 or "
-        "2); what it began lives on or dies with it. The last column has the sha256 that a step's weights ended with, "
-        "each time.",
+        "SIGKILL while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` "
+        "is PPO in two processes, of which SIGKILL strikes one first; `gptlife run` makes the whole recipe (`--jobs` 1 "
+        "or 2); what it began lives on or dies with it. The last column has the sha256 that a step's weights ended "
+        "with, each time.",
         "",
         "| step | " + " | ".join(moments) + " | kills | makings compared | differing | weights |",
         "| --- | " + "--: | " * (len(moments) + 3) + "--- |",
