@@ -201,8 +201,8 @@ def test_gradient_of_one_network_that_is_no_number(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("too_few", ":too_few: gave 1 scores for 4 answers; give one score an answer"),
-        ("not_a_number", "; scores must be finite"),
+        ("too_few", ":too_few: returned 1 results for 4 answers; return one per answer"),
+        ("not_a_number", "; return a finite number"),
         ("missing", "; check the path and the name"),
     ],
 )

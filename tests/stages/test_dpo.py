@@ -189,7 +189,7 @@ def test_refusals(tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     output, inputs = tmp_path / "one", {"policy": tiny.sft, "comparisons": tiny.comparisons}
     with pytest.raises(UserError, match=r"^dpo\.data: no rankings; give `data`, or the input `comparisons`"):
         run(dpo.STAGE, FIELDS, output, policy=tiny.sft)
-    with pytest.raises(UserError, match=r"train\.jsonl: no rankings can be read .*; run the stage `comparisons` again"):
+    with pytest.raises(UserError, match=r"train\.jsonl: can't be read .*; run the stage `comparisons` again"):
         run(dpo.STAGE, FIELDS, output, policy=tiny.sft, comparisons=tiny.pretrain)
     with pytest.raises(UserError, match=r"^dpo\.data: no ranking has two untied answers of at most 5 tokens"):
         run(dpo.STAGE, {**FIELDS, "max_length": 5}, output, **inputs)

@@ -215,7 +215,7 @@ def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
     itself = {"gold": {"reward_model": True}}
     with pytest.raises(UserError, match=r"^reward_model\.gold: reward_model has no score before it is trained"):
         run(reward_model.STAGE, itself, tmp_path / "one", base=tiny.sft, comparisons=tiny.comparisons)
-    with pytest.raises(UserError, match=r"train\.jsonl: no rankings can be read .*; run the stage `comparisons` again"):
+    with pytest.raises(UserError, match=r"train\.jsonl: can't be read .*; run the stage `comparisons` again"):
         run(reward_model.STAGE, FIELDS, tmp_path / "one", base=tiny.sft, comparisons=tiny.pretrain)
 
 
