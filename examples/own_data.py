@@ -58,7 +58,7 @@ def main() -> None:
     assert life.done
     accuracy, kl = life.output("reward_model").metrics["accuracy"], life.output("ppo").metrics["kl"]
     print(f"reward model right in {accuracy:.0%} of the pairs; PPO went {kl:.2f} nats from the SFT policy")
-    # Another KL coefficient moves PPO's address and nobody else's: only PPO would be made.
+    # Another KL coefficient moves PPO's address and no other: only PPO would be made.
     other = gptlife.plan(RECIPE, {"ppo.kl_coef": 0.2}, store=STORE)
     print("with ppo.kl_coef=0.2, to do:", *(step.name for step in other if step.state != "done"))
 

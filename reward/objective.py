@@ -1,7 +1,12 @@
-"""PPO's clipped policy and value losses, summed over actions.
+"""From logits to the losses of PPO: log-probabilities, and the clipped policy and value losses summed over actions.
 
-Schulman et al. 2017 (arXiv 1707.06347, Eq 7); the value is clipped like the policy, around its value at the time of
-sampling (lm-human-preferences, `train_policy.py`):
+Log-probabilities are those of the distribution that was sampled from, so the logits are divided by the sampling
+temperature; otherwise the measured KL rises too fast (Huang et al. 2024, "The N implementation details of RLHF with
+PPO", https://huggingface.co/blog/the_n_implementation_details_of_rlhf_with_ppo). Softmaxes are taken in float32 and
+taken again in the backward pass, so that only the logits and their gradient stay in memory.
+
+Losses: Schulman et al. 2017 (arXiv 1707.06347, Eq 7); the value is clipped like the policy, around its value at the
+time of sampling (lm-human-preferences, `train_policy.py`):
 
     policy  max(-A ratio, -A clip(ratio, 1 - c, 1 + c_high)),  ratio = pi / pi_old
     value   0.5 max((V - return)², (clip(V, V_old - c, V_old + c) - return)²)
@@ -10,17 +15,57 @@ The loop divides the sums by a count over all micro-batches and processes, so th
 was split. Only `loss_sum` carries gradient. Left out: an entropy bonus, which gains nothing over the KL penalty (Zheng
 et al. 2023, "Secrets of RLHF in Large Language Models", arXiv 2307.04964).
 
-Legend: N actions without padding, B batch, R response; every field of the NamedTuples has shape ().
+Legend: N actions without padding, V vocabulary, B batch, R response; every field of the NamedTuples has shape ().
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from gptlife.reward.logprobs import masked_moments, masked_sum
+from gptlife.reward.advantage import at_least_float32, masked_moments, masked_sum
+
+
+def selected_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    """logprobs_N: log softmax(logits / temperature) at the targets, in nats, float32.
+
+    Raises:
+        ValueError: when the temperature is not positive.
+    """
+    return _recomputed(_logprobs, temperature, logits_NV, targets_N)
+
+
+def entropy(logits_NV: Tensor, temperature: float) -> Tensor:
+    """entropy_N: entropy of softmax(logits / temperature), in nats, float32; 0 .. log V.
+
+    Raises:
+        ValueError: when the temperature is not positive.
+    """
+    return _recomputed(_entropy, temperature, logits_NV)
+
+
+def _recomputed(function: Callable[..., Tensor], temperature: float, *tensors: Tensor) -> Tensor:
+    """`function`, computed again in the backward pass instead of kept in memory."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    result: Tensor = checkpoint(function, temperature, *tensors, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+def _logprobs(temperature: float, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    logprobs_NV = (at_least_float32(logits_NV) / temperature).log_softmax(-1)
+    return logprobs_NV.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+
+
+def _entropy(temperature: float, logits_NV: Tensor) -> Tensor:
+    logprobs_NV = (at_least_float32(logits_NV) / temperature).log_softmax(-1)
+    # A token of probability 0 has log-probability -inf and must count as 0 log 0 = 0, not as NaN.
+    finite_NV = logprobs_NV.clamp(min=torch.finfo(logprobs_NV.dtype).min)
+    return -(logprobs_NV.exp() * finite_NV).sum(-1)
 
 
 class PolicyTerms(NamedTuple):

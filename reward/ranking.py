@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gptlife.data.errors import UserError
-from gptlife.reward.logprobs import at_least_float32
+from gptlife.reward.advantage import at_least_float32
 
 
 class RankingTerms(NamedTuple):

@@ -65,8 +65,7 @@ class PPO(Algorithm):
 
     def experience(self, readings: Readings, rollouts: Rollouts, kl_coef: float) -> Experience:
         """Rewards per token, GAE's advantages and returns."""
-        from gptlife.reward.advantage import gae
-        from gptlife.reward.shaping import whiten
+        from gptlife.reward.advantage import gae, whiten
         from gptlife.stages.rl.episodes import Experience, rewards
 
         config, mask_BR = self.config, rollouts.mask_BR

@@ -208,13 +208,30 @@ def test_every_relative_link_exists(page: Path) -> None:
 def test_every_file_and_function_named_exists(page: Path) -> None:
     """`stages/training/loop.py: fit, adamw` in a page means that this file defines these names."""
     for file, names in re.findall(
-        r"`((?:data|reward|stages|pipelines|tests|tools|examples|benchmarks)/[\w/]+\.py)(?:: ([^`]+))?`", page.read_text()
+        r"`((?:data|reward|stages|pipelines|tests|tools|examples|benchmarks)/[\w/]+\.py)(?:: ([^`]+))?`",
+        page.read_text(),
     ):
         source = ROOT / file
         assert source.is_file(), f"{page.name}: {file}"
         for name in re.split(r",\s*", names) if names else []:
             last = name.split(".")[-1]
             assert re.search(rf"\b(?:def|class) {last}\b", source.read_text()), f"{page.name}: {file}: {name}"
+
+
+def test_counts_are_those_of_the_results() -> None:
+    files = len(parse_yaml((ROOT / "tests" / "bad_inputs" / "expected.yaml").read_text(encoding="utf-8"), "expected"))
+    kills = re.search(r"^\| all \|.*?(\d+) \| (\d+) \| (\d+) \| \|$", read("docs/results/kills.md"), re.MULTILINE)
+    assert kills
+    assert kills[3] == "0"  # none differs
+    for page in ("README.md", "docs/data.md", "docs/architecture.md", "docs/comparison.md"):
+        assert {*re.findall(r"\[(\d+) such files", read(page))} <= {str(files)}
+        assert {*re.findall(r"\[(\d+) kills\]", read(page))} <= {kills[1]}
+    assert f"[{files} such files]" in read("README.md")
+    assert f"[{kills[1]} kills]" in read("README.md")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_example_reward() -> None:

@@ -1,7 +1,8 @@
-"""What comes from elsewhere can't run, can't leave its place, and is nowhere trusted in silence.
+"""What comes from elsewhere can't run code, can't write outside its folder, and is never trusted silently.
 
-Also tested where it is used: keys in reward/test_llm.py, what a page escapes in pipelines/test_report.py,
-test_sweep_table.py and test_label_browser.py, who may talk to the labelers' page in pipelines/test_label.py.
+Also tested where it is used: keys in reward/judges/test_chat_client.py, what a page escapes in
+pipelines/report/test_page.py, pipelines/test_sweep_table.py and test_label_browser.py, who may talk to the labelers'
+page in pipelines/test_label.py.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import encode_conversation, encode_prompt
 from gptlife.data.yaml_tables import read_yaml
 from gptlife.pipelines import recipe
 from gptlife.pipelines.lifecycle import LIFECYCLE
@@ -154,6 +158,23 @@ def test_a_pickle_of_weights_is_refused(saved: Path, tmp_path: Path) -> None:
 )
 def test_what_has_weights_in_pickles_only(names: list[str], expected: bool) -> None:
     assert trust.only_pickled(names) is expected
+
+
+def test_a_chat_template_cannot_run_code(saved: Path, tmp_path: Path) -> None:
+    """A template is a program that comes with a tokenizer: it runs in a sandbox, wherever a chat is rendered."""
+    flag = tmp_path / "flag"
+    escape = f"{{% generation %}}{{{{ cycler.__init__.__globals__.os.mkdir({str(flag)!r}) }}}}{{% endgeneration %}}"
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    tokenizer.chat_template = escape
+    question, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ulf."}
+    with pytest.raises(UserError, match="template"):
+        encode_prompt(tokenizer, [question])
+    with pytest.raises(UserError, match="template"):
+        encode_conversation(tokenizer, [question, answer])
+    assert not flag.exists()
+    # Without a sandbox the same template makes the folder: it is the sandbox that stops it.
+    jinja2.Environment().from_string(re.sub(r"{% \w+ %}", "", escape)).render()
+    assert flag.exists()
 
 
 def test_servers_listen_on_this_machine_only() -> None:

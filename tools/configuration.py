@@ -129,21 +129,21 @@ def _type_of(annotation: Any) -> str:
 
 def _nested(models: list[type[Config]]) -> list[type[Config]]:
     """The configs inside the fields of `models`, each once, outer before inner."""
-    found: list[type[Config]] = []
+    configs: list[type[Config]] = []
     queue = list(models)
     while queue:
         for field in queue.pop(0).model_fields.values():
             for inner in _configs_in(field.annotation):
-                if inner not in found:
-                    found.append(inner)
+                if inner not in configs:
+                    configs.append(inner)
                     queue.append(inner)
-    return found
+    return configs
 
 
 def _configs_in(annotation: Any) -> list[type[Config]]:
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return [annotation, *TASKS] if annotation is Task else [annotation]
-    return [found for argument in get_args(annotation) for found in _configs_in(argument)]
+    return [config for argument in get_args(annotation) for config in _configs_in(argument)]
 
 
 def _title(model: type[Config]) -> str:

@@ -42,10 +42,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Let the links of a page lead to pages of the site."""
-    place = origin(page.file.src_uri)
+    source = origin(page.file.src_uri)
 
     def linked(match: re.Match[str]) -> str:
-        target = resolved(match[1], place)
+        target = resolved(match[1], source)
         if not (ROOT / target).exists():
             return match[0]
         relative = os.path.relpath(page_of(target), PurePosixPath(page.file.src_uri).parent)

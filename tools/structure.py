@@ -3,8 +3,8 @@
     python tools/structure.py [FOLDER ...]        # by default stages/ and the whole project
     python tools/structure.py --root ../other-checkout stages
 
-A room of a folder is a file or a folder directly in it; an arrow is an import between two rooms, wherever it stands:
-inside a function and under TYPE_CHECKING included. Floors are the longest chain of arrows (a circle counts as one
+A room of a folder is a file or a folder directly in it; an arrow is an import between two rooms, imports
+inside functions and under TYPE_CHECKING included. Floors are the longest chain of arrows (a circle counts as one
 room). A circle is a set of rooms that import each other; a climbing arrow is one that has to go for the circles to go
 (the fewest that a greedy search finds). `files` are the same measures between single files.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOMS = ("data", "reward", "stages", "pipelines")
 """The four rooms, from the ground up; each imports only itself and those before it."""
 FLOORS = ("runtime", "modeling", "training", "generation", ("rl", "preferences", "evals"))
-"""The folders of stages/, from the ground up; those side by side don't know each other, and the stages lie on top."""
+"""The folders of stages/, from the ground up; those side by side don't import each other, and the stages lie on top."""
 Graph = dict[str, set[str]]
 
 
@@ -48,11 +48,11 @@ def imported(tree: ast.AST, package: str) -> Iterator[str]:
 
 def files_of(root: Path) -> dict[str, Path]:
     """Every module of the four rooms by its name without `gptlife.`, as `stages.rl.loop`; a package by its folder's."""
-    found = {}
+    modules = {}
     for path in (path for room in ROOMS for path in sorted((root / room).rglob("*.py"))):
         parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
 def graph_of(root: Path) -> Graph:
@@ -79,8 +79,8 @@ def inside(graph: Graph, folder: str) -> Graph:
 
     rooms: Graph = {}
     for name, targets in graph.items():
-        if (own := room(name)) is not None:
-            rooms.setdefault(own, set()).update(r for t in targets if (r := room(t)) is not None and r != own)
+        if (source := room(name)) is not None:
+            rooms.setdefault(source, set()).update(r for t in targets if (r := room(t)) is not None and r != source)
     return rooms
 
 
@@ -89,7 +89,7 @@ def circles(graph: Graph) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
 
     def visit(name: str) -> None:
         index[name] = low[name] = len(index)
@@ -104,12 +104,12 @@ def circles(graph: Graph) -> list[list[str]]:
             group = stack[stack.index(name) :]
             del stack[stack.index(name) :]
             if len(group) > 1:
-                found.append(sorted(group))
+                groups.append(sorted(group))
 
     for name in sorted(graph):
         if name not in index:
             visit(name)
-    return found
+    return groups
 
 
 def floors(graph: Graph) -> int:
@@ -117,14 +117,13 @@ def floors(graph: Graph) -> int:
     owner = {name: group[0] for group in circles(graph) for name in group}
     merged: Graph = {}
     for name, targets in graph.items():
-        own = owner.get(name, name)
-        merged.setdefault(own, set()).update(owner.get(target, target) for target in targets)
-    known: dict[str, int] = {}
+        merged.setdefault(owner.get(name, name), set()).update(owner.get(target, target) for target in targets)
+    heights: dict[str, int] = {}
 
     def height(name: str) -> int:
-        if name not in known:
-            known[name] = 1 + max((height(target) for target in merged[name] if target != name), default=0)
-        return known[name]
+        if name not in heights:
+            heights[name] = 1 + max((height(target) for target in merged[name] if target != name), default=0)
+        return heights[name]
 
     return max((height(name) for name in merged), default=0)
 
@@ -143,8 +142,8 @@ def climbing(graph: Graph) -> int:
             taken = max(sorted(left), key=lambda name: len(left[name] & left.keys()) - into[name])
             first.append(taken)
         del left[taken]
-    place = {name: number for number, name in enumerate([*first, *reversed(last)])}
-    return sum(place[target] < place[name] for name, targets in graph.items() for target in targets)
+    order = {name: number for number, name in enumerate([*first, *reversed(last)])}
+    return sum(order[target] < order[name] for name, targets in graph.items() for target in targets)
 
 
 def measure(graph: Graph) -> Measures:
@@ -167,8 +166,8 @@ def _allowed(name: str, target: str) -> bool:
     room, other = (ROOMS.index(each.split(".")[0]) for each in (name, target))
     if room != other or name.split(".")[0] != "stages":
         return other <= room
-    (floor, own), (below, its) = _floor(name), _floor(target)
-    return below < floor or own == its
+    (floor, folder), (target_floor, target_folder) = _floor(name), _floor(target)
+    return target_floor < floor or target_folder == folder
 
 
 def _floor(name: str) -> tuple[int, str]:
@@ -213,10 +212,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "all files": graph,
     }
     for title, rooms in of.items():
-        found = measure(rooms)
-        row = (title, found.rooms, found.arrows, found.floors, found.climbing, len(found.circles))
+        measures = measure(rooms)
+        row = (title, *measures[:4], len(measures.circles))
         print(f"| {' | '.join(map(str, row))} |")
-        for circle in found.circles:
+        for circle in measures.circles:
             print(f"|   circle: {', '.join(circle)} | | | | | |")
     total, files, functions = sizes(arguments.root)
     print(f"\n{total:,} source lines; longest files and functions:")

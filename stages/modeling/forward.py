@@ -83,3 +83,10 @@ def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device) ->
     """Rows of tokens as one (B, T) tensor, filled on the right."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)
+
+
+def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """select_ST, bool: True at the last token of each row."""
+    width = max(len(row) for row in rows)
+    lengths_S = torch.tensor([len(row) for row in rows], device=device)
+    return torch.arange(width, device=device).unsqueeze(0) == (lengths_S - 1).unsqueeze(1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gptlife.data.packing import length_batches
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.stages.modeling.forward import SelectedScores, pad_right, unwrapped
+from gptlife.stages.modeling.forward import SelectedScores, last_positions, pad_right, unwrapped
 
 _FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm")
 
@@ -38,13 +38,6 @@ class EnsembleScores(nn.Module):
     def member_scores(self, inputs: Mapping[str, Tensor], select_BT: Tensor) -> Tensor:
         """scores_MN: the score of each member at each selected position."""
         return torch.stack([member(inputs, select_BT) for member in self.members])
-
-
-def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """select_ST, bool: True at the last token of each row."""
-    width = max(len(row) for row in rows)
-    lengths_S = torch.tensor([len(row) for row in rows], device=device)
-    return torch.arange(width, device=device).unsqueeze(0) == (lengths_S - 1).unsqueeze(1)
 
 
 @torch.no_grad()

@@ -60,8 +60,7 @@ class Rankings:
 def _one_row_per_answer(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
     import torch
 
-    from gptlife.stages.modeling.forward import pad_right
-    from gptlife.stages.modeling.scorer import last_positions
+    from gptlife.stages.modeling.forward import last_positions, pad_right
 
     flat, cpu = [tokens for of_prompt in answers for tokens in of_prompt], torch.device("cpu")
     return {"input_ids": pad_right(flat, 0, cpu)}, last_positions(flat, cpu)

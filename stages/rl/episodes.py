@@ -26,11 +26,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.reward.logprobs import entropy, selected_logprobs
-from gptlife.reward.shaping import clip_scores, penalise_unfinished, token_rewards
+from gptlife.reward.advantage import clip_scores, penalise_unfinished, token_rewards
+from gptlife.reward.objective import entropy, selected_logprobs
 from gptlife.stages.generation.sampler import Answer
-from gptlife.stages.modeling.forward import pad_right
-from gptlife.stages.modeling.scorer import last_positions
+from gptlife.stages.modeling.forward import last_positions, pad_right
 
 Scorer = Callable[[Sequence[int], dict[str, Tensor], Tensor], Tensor]
 """(episodes, inputs, last_BT) -> scores_B."""

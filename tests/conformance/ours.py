@@ -14,14 +14,12 @@ from compare import joined
 from torch import Tensor
 
 from gptlife.reward import kl
-from gptlife.reward.advantage import gae, leave_one_out
+from gptlife.reward.advantage import gae, leave_one_out, token_rewards, whiten
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.reward.logprobs import entropy, selected_logprobs
-from gptlife.reward.objective import policy_loss, value_loss
+from gptlife.reward.objective import entropy, policy_loss, selected_logprobs, value_loss
 from gptlife.reward.ranking import normalisation, ranking_loss_flat
-from gptlife.reward.shaping import token_rewards, whiten
 from gptlife.stages.generation.sampler import sample
-from gptlife.stages.modeling.scorer import last_positions
+from gptlife.stages.modeling.forward import last_positions
 from gptlife.stages.rl import episodes
 from gptlife.stages.rl.networks import Average
 from gptlife.stages.training.config import TrainingConfig

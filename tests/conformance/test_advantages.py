@@ -13,8 +13,7 @@ from compare import agree
 from shipped import lists
 from torch import Tensor
 
-from gptlife.reward.advantage import gae, leave_one_out
-from gptlife.reward.shaping import whiten
+from gptlife.reward.advantage import gae, leave_one_out, whiten
 from gptlife.stages.rl import episodes
 
 

@@ -19,7 +19,7 @@ from shipped import lists
 from torch import Tensor
 
 from gptlife.reward import kl
-from gptlife.reward.shaping import last_token, token_rewards
+from gptlife.reward.advantage import last_token, token_rewards
 from gptlife.stages.rl import episodes
 
 

@@ -19,8 +19,7 @@ from compare import agree, joined
 from shipped import lists
 from torch import Tensor
 
-from gptlife.reward.logprobs import entropy
-from gptlife.reward.objective import PolicyTerms, ValueTerms, policy_loss, value_loss
+from gptlife.reward.objective import PolicyTerms, ValueTerms, entropy, policy_loss, value_loss
 from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.rl import episodes
 from gptlife.stages.rl.metrics import update_metrics

@@ -18,7 +18,7 @@ from compare import agree, joined
 from torch import Tensor
 
 from gptlife.data.tokens import encode_conversation
-from gptlife.reward.logprobs import selected_logprobs
+from gptlife.reward.objective import selected_logprobs
 from gptlife.stages.generation import sampler
 from gptlife.stages.generation.sampler import Answer, sample
 from gptlife.stages.modeling import loading

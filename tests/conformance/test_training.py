@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from gptlife.data.config import decode
-from gptlife.reward.logprobs import selected_logprobs
+from gptlife.reward.objective import selected_logprobs
 from gptlife.stages import ppo
 from gptlife.stages.rl import episodes
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gptlife.reward.logprobs import entropy, masked_moments, masked_sum, selected_logprobs
+from gptlife.reward.advantage import masked_moments, masked_sum
+from gptlife.reward.objective import entropy, selected_logprobs
 
 
 def random_batch(seed=0, dtype=torch.float32):

@@ -1,6 +1,6 @@
-"""Stages as forked children of a process that has imported everything: real processes to kill, without the wait.
+"""Stages as forked children of a process that has done the imports: real processes to kill, without the wait.
 
-A child is a process group of its own, hears signals as a fresh process does, runs the stage's own command line and
+A child leads a process group, receives signals as a fresh process does, runs the stage's own command line and
 ends with its exit code. A step in several processes is one child a rank, told of each other as a launcher tells them.
 The parent computes nothing: threads would not survive the fork.
 """
@@ -37,7 +37,7 @@ HEAVY = (
 
 
 def environment() -> dict[str, str]:
-    """Of a `gptlife run` that these tools start: one thread, processes on the CPU, and `torchrun` is found."""
+    """The environment of a `gptlife run`: one thread, processes on the CPU, `torchrun` on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
@@ -113,9 +113,9 @@ class Child:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _told_by_a_launcher(rank: int, world: int, port: int) -> dict[str, str]:

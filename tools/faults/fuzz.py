@@ -10,12 +10,12 @@ any other exception is a finding, and so is an input that takes more than five s
 
     jsonl, json   a row that is not what a second, plain reading of its line gives; a line that is neither row nor fault
     csv, tsv      a row whose columns are not those of the header
-    gz, zst       a row out of a file that the packing's own tool calls damaged
+    gz, zst       a row from a file that the compression's own tool calls damaged
     rows          a conversation, prompt, label or ranking that breaks what the stages are promised (data/formats.py)
-    chat          a control token that came out of somebody's text
-    recipe        a recipe that is no table of known steps
+    chat          a control token that came out of a turn's text
+    recipe        a recipe that is not a table of known steps
 
-Each target runs in a process of its own; libFuzzer's last lines tell how many inputs it tried. The page keeps the rows
+Each target runs in its own process; libFuzzer's last lines say how many inputs it tried. The page keeps the rows
 of targets that are not run this time.
 """
 
@@ -42,7 +42,7 @@ TARGETS = ("jsonl", "json", "csv", "tsv", "txt", "gz", "zst", "parquet", "rows",
 
 
 def main() -> int:
-    """Fuzz each target in a process of its own, or one in this process."""
+    """Fuzz each target in its own process, or one in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--runs", type=int, default=1_000_000)
@@ -64,8 +64,8 @@ def main() -> int:
         begun = time.monotonic()
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         tried = re.findall(r"^stat::number_of_executed_units: (\d+)$", done.stdout + done.stderr, re.MULTILINE)
-        seconds, found = time.monotonic() - begun, int(done.returncode != 0)
-        row = f"| {target} | {int(tried[-1]) if tried else 0:,} | {seconds:,.0f} | {found} |"
+        seconds, findings = time.monotonic() - begun, int(done.returncode != 0)
+        row = f"| {target} | {int(tried[-1]) if tried else 0:,} | {seconds:,.0f} | {findings} |"
         print(row, *([done.stderr[-3000:]] if done.returncode else []), sep="\n", flush=True)
         return target, row
 
@@ -78,8 +78,8 @@ def main() -> int:
 
 def write_page(path: Path, rows: dict[str, str]) -> None:
     """The table, with the rows that stand there already."""
-    known = path.read_text("utf-8").splitlines() if path.is_file() else []
-    kept = {line.split()[1]: line for line in known if line.startswith("| ") and line.split()[1] in TARGETS}
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    kept = {line.split()[1]: line for line in lines if line.startswith("| ") and line.split()[1] in TARGETS}
     table = [{**kept, **rows}[target] for target in TARGETS if target in {**kept, **rows}]
     corpus = yaml.safe_load((CORPUS.parent / "expected.yaml").read_text("utf-8"))
     refused = sum("says" in case for case in corpus)
@@ -87,16 +87,16 @@ def write_page(path: Path, rows: dict[str, str]) -> None:
         "# Bad input",
         "",
         f"[{len(corpus)} broken or odd files](../../tests/bad_inputs/expected.yaml) are read by the default tests: "
-        f"{refused} are refused, each with the line that stands there, {len(corpus) - refused} are good data that "
-        "looks bad, and read as it should be. None is accepted in silence for what it isn't. [Models "
-        "that are not what they say](../../tests/stages/modeling/test_broken_models.py) and [numbers that make no "
-        "sense](../../tests/stages/training/test_bounds.py) are refused likewise.",
+        f"{refused} are refused, each with the line given there; {len(corpus) - refused} are good data that looks bad, "
+        "and are read. None is accepted silently as something else. [Broken "
+        "models](../../tests/stages/modeling/test_broken_models.py) and [numbers out of "
+        "bounds](../../tests/stages/training/test_bounds.py) are refused too.",
         "",
         "## Fuzzing",
         "",
-        "Made by `python tools/faults/fuzz.py --page docs/results/fuzz.md` (a target at a time, or several: rows "
-        "stay). Inputs are mutations of [the corpus](../../tests/bad_inputs/expected.yaml), guided by what they reach; "
-        "a finding is a crash, a hang, a refusal of several lines, or something accepted that isn't so "
+        "Made by `python tools/faults/fuzz.py --page docs/results/fuzz.md` (one target or several: the rows of the "
+        "others stay). Inputs are mutations of [the corpus](../../tests/bad_inputs/expected.yaml), guided by what they "
+        "reach; a finding is a crash, a hang, a refusal of several lines, or something accepted that isn't so "
         "([which](../../tools/faults/fuzz.py)).",
         "",
         "| target | inputs tried | seconds | findings |",
@@ -137,10 +137,10 @@ def target_of(name: str) -> Callable[[bytes], None]:
     from gptlife.data.errors import UserError
     from gptlife.data.readers import Row, read_file
 
-    place = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"gptlife-fuzz-{name}"
+    scratch = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"gptlife-fuzz-{name}"
 
     def read(content: bytes, ending: str) -> tuple[list[Row], list[str]]:
-        path = place.with_suffix(ending)
+        path = scratch.with_suffix(ending)
         path.write_bytes(content)
         faults: list[UserError] = []
         rows = list(read_file(str(path), on_bad=faults.append))
@@ -225,7 +225,7 @@ def target_of(name: str) -> Callable[[bytes], None]:
         from gptlife.pipelines.lifecycle import LIFECYCLE
         from gptlife.pipelines.recipe import load
 
-        path = place.with_suffix(".yaml")
+        path = scratch.with_suffix(".yaml")
         path.write_bytes(content)
         loaded = load(str(path), [], LIFECYCLE)
         assert all(table.step.name for table in loaded.tables)
@@ -246,7 +246,7 @@ def target_of(name: str) -> Callable[[bytes], None]:
 
 
 def _blank(line: bytes) -> bool:
-    """Whether a line holds nothing: what is not UTF-8 is a fault and no blank."""
+    """Whether a line holds nothing; one that is not UTF-8 is a fault, not a blank."""
     try:
         return not line.removesuffix(b"\r").decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -273,10 +273,8 @@ def drawn_fields(content: bytes) -> dict[str, Any]:
         ]
 
     def numbers() -> list[Any]:
-        found = [
-            draw.PickValueInList([1, 2, 3, 0, -1, 1.5, True, None, "1"]) for _ in range(draw.ConsumeIntInRange(0, 4))
-        ]
-        return found
+        values = [1, 2, 3, 0, -1, 1.5, True, None, "1"]
+        return [draw.PickValueInList(values) for _ in range(draw.ConsumeIntInRange(0, 4))]
 
     def value() -> Any:
         kinds: list[Callable[[], Any]] = [
@@ -298,7 +296,7 @@ def keeps_promise(name: str, form: dict[str, Any]) -> None:
     if "messages" in form:
         roles = [turn["role"] for turn in form["messages"]]
         spoken = roles[1:] if roles[:1] == ["system"] else roles
-        assert spoken == [("user", "assistant")[place % 2] for place in range(len(spoken))], roles
+        assert spoken == [("user", "assistant")[turn % 2] for turn in range(len(spoken))], roles
         assert roles[-1] == ("assistant" if name == "to_conversation" else "user"), roles
         assert all(turn["content"] == turn["content"].strip() != "" for turn in form["messages"])
     if "ranks" in form:

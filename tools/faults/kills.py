@@ -1,4 +1,4 @@
-"""Kill every stage at random moments, let it go on, and compare what it ends with: `make test-faults`.
+"""Kill every stage at random moments, resume it, and compare what it ends with: `make test-faults`.
 
     python tools/faults/kills.py --kills 120 --seed 0 [--page docs/results/kills.md]
 
@@ -10,9 +10,9 @@ making it is killed one to four times, by
              while the finished output is written and committed
     SIGTERM, SIGINT  at such a moment: it must end with 130, having kept its step
 
-A making that is killed no more must end with the very files of the undisturbed one: weights, tokenizer, answers,
-metrics, model card, and a log with no step twice and none missing. The orchestrator (`gptlife run`) is killed likewise.
-Exit code 1 when anything differs.
+The last run of a step, which is not killed, must end with the same files as the undisturbed one: weights, tokenizer,
+answers, metrics, model card, and a log with no step twice and none missing. The orchestrator (`gptlife run`) is killed
+likewise. Exit code 1 when anything differs.
 """
 
 from __future__ import annotations
@@ -181,11 +181,11 @@ def page(tallies: dict[str, Tally], seed: int, seconds: float, kills: int) -> st
         "",
         f"Made by `python tools/faults/kills.py --kills {kills} --seed {seed} --page docs/results/kills.md` in "
         f"{seconds / 60:.0f} minutes. A step of [tools/faults/life.yaml](../../tools/faults/life.yaml) is killed one "
-        "to four times in each making; a making that was let go on is compared with the undisturbed one, file by file: "
-        "weights, tokenizer, answers, metrics.json, model card, and the log without its times. `committing`: SIGKILL "
-        "while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` is PPO in "
-        "two processes, of which SIGKILL strikes one first; `gptlife run` makes the whole recipe (`--jobs` 1 or 2); "
-        "what it began lives on or dies with it. The last column has the sha256 that a step's weights ended "
+        "to four times in each making, and then left to finish; the result is compared with the undisturbed one, file "
+        "by file: weights, tokenizer, answers, metrics.json, model card, and the log without its times. `committing`: "
+        "SIGKILL while the finished output is written; `saving`: while a checkpoint or a piece of work is. `ppo_two` "
+        "is PPO in two processes, of which SIGKILL strikes one first; `gptlife run` makes the whole recipe (`--jobs` 1 "
+        "or 2); what it began lives on or dies with it. The last column has the sha256 that a step's weights ended "
         "with, each time.",
         "",
         "| step | " + " | ".join(moments) + " | kills | makings compared | differing | weights |",

@@ -1,11 +1,11 @@
-"""What a user sees when something breaks, and what is left on the disk: docs/results/faults.md.
+"""What a user sees when something breaks, and what is left on disk: docs/results/faults.md.
 
     python tools/faults/lines.py --page docs/results/faults.md
 
 Every fault is brought about in a real `gptlife run` of the first steps of `life.yaml`; the page shows the line itself
-(places shortened), the exit code and the files. Then the fault is mended where it has to be, the same command is run
+(places shortened), the exit code and the files. Then the fault is fixed where it has to be, the same command is run
 again, and what comes out is compared with an undisturbed run's by sha256. Exit code 1 when one differs. A full and a
-read-only disk are file systems in memory, which need root; without it these two are left out, with a word.
+read-only disk are file systems in memory, which need root; without it these two are left out, and the page says so.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Ground:
         ]
 
     def start(self, *more: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """Begin it, in a process group of its own."""
+        """Start it, as the leader of a process group."""
         return subprocess.Popen(
             [*prefix, *self.words(*more)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=forked.environment(),
@@ -99,12 +99,12 @@ class Ground:
         return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
     def fresh(self, name: str, *, trained: bool = False) -> None:
-        """A store of its own for a fault, with the tokenizer alone, or (`trained`) all that came before PPO."""
-        place = self.folder / re.sub(r"\W+", "-", name)
-        shutil.copytree(self.folder / "whole", place, ignore=shutil.ignore_patterns(".work"))
-        self.store = place
+        """A new store for a fault, with the tokenizer alone, or (`trained`) all that came before PPO."""
+        root = self.folder / re.sub(r"\W+", "-", name)
+        shutil.copytree(self.folder / "whole", root, ignore=shutil.ignore_patterns(".work"))
+        self.store = root
         for step in () if trained else ("pretrain", "sft"):
-            for output in place.glob(f"{step}-*"):
+            for output in root.glob(f"{step}-*"):
                 shutil.rmtree(output)
 
     def begun(self, *more: str, lines: int = 12) -> subprocess.Popen[str]:
@@ -122,7 +122,7 @@ class Ground:
         """A pretraining killed in the middle, whose newest checkpoint may be damaged."""
         running = self.begun()
         os.killpg(running.pid, signal.SIGKILL)
-        for pid in _stages_on(self.store):  # a stage is a group of its own
+        for pid in _stages_on(self.store):  # a stage leads its own group
             os.kill(pid, signal.SIGKILL)
         running.communicate()
         while _stages_on(self.store):
@@ -130,18 +130,18 @@ class Ground:
 
     def checkpoints(self) -> list[Path]:
         """Pretraining's finished checkpoints, oldest first."""
-        found = self.store.glob("pretrain-*.partial/checkpoints/step-*")
-        return sorted(path for path in found if path.suffix == "")
+        paths = self.store.glob("pretrain-*.partial/checkpoints/step-*")
+        return sorted(path for path in paths if path.suffix == "")
 
     def digest(self) -> str:
         """sha256 of pretraining's weights; empty when it is not complete."""
-        found = [path for path in self.store.glob("pretrain-*/model.safetensors") if path.parent.suffix != ".partial"]
-        return sha256_of_file(str(found[0])) if found else ""
+        paths = [path for path in self.store.glob("pretrain-*/model.safetensors") if path.parent.suffix != ".partial"]
+        return sha256_of_file(str(paths[0])) if paths else ""
 
     def shown(self, text: str) -> list[str]:
         """Its lines, with the places' common beginnings left out."""
-        for place, short in ((str(self.store), "store"), (f"{self.folder}/", ""), (sys.executable, "python")):
-            text = text.replace(place, short)
+        for path, short in ((str(self.store), "store"), (f"{self.folder}/", ""), (sys.executable, "python")):
+            text = text.replace(path, short)
         return [line for line in text.splitlines() if line]
 
     def left(self) -> str:
@@ -158,15 +158,15 @@ class Ground:
 
 def _stages_on(store: Path) -> list[int]:
     """Processes at work on a store."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes()
         except OSError:
             continue
         if b"gptlife.stages." in words and str(store).encode() in words:
-            found.append(int(entry.parent.name))
-    return found
+            pids.append(int(entry.parent.name))
+    return pids
 
 
 Make = Callable[[Ground], Iterator[Seen]]
@@ -383,13 +383,13 @@ def twice(ground: Ground) -> Iterator[Seen]:
 def not_finite(ground: Ground) -> Iterator[Seen]:
     ground.fresh("nan loss")
     done = ground.run("pretrain.learning_rate=1e30")
-    told = seen(ground, "A loss that is no number (learning rate 1e30)", done, last=2, run_again=False)
-    told.again = "nothing to resume: the setting is to be mended, and makes another address"
+    told = seen(ground, "A loss that is not a number (learning rate 1e30)", done, last=2, run_again=False)
+    told.again = "nothing to resume: the setting has to be fixed, which makes another address"
     yield told
     ground.fresh("nan reward", trained=True)
     done = ground.run("--until", "ppo")
     told = seen(ground, "A reward function that gives NaN at the fifth call", done, last=2, run_again=False)
-    told.again = "nothing to resume: the function is to be mended, and is part of the address"
+    told.again = "nothing to resume: the function has to be fixed, which makes another address"
     yield told
 
 
@@ -408,41 +408,41 @@ def memory(ground: Ground) -> Iterator[Seen]:
 
 @fault
 def disks(ground: Ground) -> Iterator[Seen]:
-    for name, options, mended in (
+    for name, options, fixed in (
         ("A full disk", "size=6m", "size=64m"),
         ("A read-only disk", "size=64m", "rw"),
     ):
         ground.fresh(name)
-        place = ground.store
-        kept = place.with_name(f"{place.name}.kept")
-        place.rename(kept)
-        place.mkdir()
+        root = ground.store
+        kept = root.with_name(f"{root.name}.kept")
+        root.rename(kept)
+        root.mkdir()
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(root)], capture_output=True, text=True
         )
         if mounted.returncode:
             yield Seen(name, 0, [f"not tried: {mounted.stderr.strip()}"], "", "")
             continue
         try:
-            shutil.copytree(kept, place, dirs_exist_ok=True)
+            shutil.copytree(kept, root, dirs_exist_ok=True)
             if "read-only" in name:
-                subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+                subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
             done = ground.run()
             lines, left = ground.shown(done.stderr)[-1:], ground.left()
-            subprocess.run(["mount", "-o", f"remount,{mended}", str(place)], check=True)
+            subprocess.run(["mount", "-o", f"remount,{fixed}", str(root)], check=True)
             yield Seen(name, done.returncode, lines, left, f"with room: {ended_like_the_undisturbed(ground)}")
         finally:
-            subprocess.run(["umount", str(place)], check=False)
+            subprocess.run(["umount", str(root)], check=False)
 
 
 def page(told: list[Seen], seconds: float) -> str:
     """All of it as Markdown."""
     lines = [
-        "# What breaks, and what one sees",
+        "# What breaks, and what a user sees",
         "",
         f"Made by `python tools/faults/lines.py --page docs/results/faults.md` in {seconds / 60:.0f} minutes: every "
         "fault is brought about in a real run of [tools/faults/life.yaml](../../tools/faults/life.yaml), and the same "
-        "command is run again once it is mended. Kills at random moments have [a page of their own](kills.md). A clock "
+        "command is run again once it is fixed. Kills at random moments have [a page of their own](kills.md). A clock "
         "that jumps shows nothing: only monotonic time is looked at (`tests/stages/training/test_checkpoints.py`).",
     ]
     for one in told:

@@ -43,7 +43,7 @@ def mean_logprobs(reader: Any, tokenizer: Any, items: list[Item], tokens_per_bat
 
     from gptlife.data.packing import length_batches
     from gptlife.data.tokens import encode_texts
-    from gptlife.reward.logprobs import selected_logprobs
+    from gptlife.reward.objective import selected_logprobs
     from gptlife.stages.training.lm import collate
 
     device = next(reader.parameters()).device

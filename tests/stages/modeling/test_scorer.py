@@ -10,8 +10,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from gptlife.stages.modeling.forward import SelectedScores
-from gptlife.stages.modeling.scorer import fold_normalisation, last_positions, score
+from gptlife.stages.modeling.forward import SelectedScores, last_positions
+from gptlife.stages.modeling.scorer import fold_normalisation, score
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18]]
 PAD = 1

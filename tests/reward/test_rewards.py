@@ -7,13 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gptlife.reward.shaping import (
-    clip_scores,
-    last_token,
-    penalise_unfinished,
-    token_rewards,
-    whiten,
-)
+from gptlife.reward.advantage import clip_scores, last_token, penalise_unfinished, token_rewards, whiten
 
 
 def test_the_last_token_by_hand():
