@@ -53,7 +53,7 @@ def main() -> None:
         idle = [name for name, (file, lines) in imported().items() if not any(hit(steps, file, [n]) for n in lines)]
         print(f"{len(imported()) - len(idle)} of {len(imported())} functions that the suite names run"
               f"{''.join(f'; NOT RUN: {name}' for name in idle)}", flush=True)  # fmt: skip
-        verdicts = [verdict(folder, steps, m) for m in chosen]
+        verdicts = [verdict(folder, steps, m, lines) for m, lines in zip(chosen, everything, strict=True)]
     nothing = verdicts.count("NOTHING")
     seen, unseen = verdicts.count("seen"), verdicts.count("unseen")
     print(f"{seen} of {len(chosen)} mutants change a run, {nothing} change nothing, {unseen} can't "
@@ -61,10 +61,9 @@ def main() -> None:
     sys.exit(bool(nothing or missed or idle))
 
 
-def verdict(folder: Path, steps: Sequence[Step], mutation: Mutation) -> str:
+def verdict(folder: Path, steps: Sequence[Step], mutation: Mutation, lines: frozenset[int]) -> str:
     """`seen`, `unseen` (for a reason) or `NOTHING`; prints a line of the table."""
     began, by, tried = time.monotonic(), "", 0
-    lines = lines_of(mutation)
     hitting = [step for step in steps if lines & step.lines.get(mutation.file, set())]
     with written(folder, mutation):
         for step in sorted(hitting, key=lambda step: not lines <= step.lines[mutation.file]):

@@ -48,6 +48,7 @@ class Step(NamedTuple):
 
 def unbroken(folder: Path) -> list[Step]:
     """Every step of the recipe, by the package in `folder`, into `folder/store`."""
+    shutil.copy(RECIPE, folder)
     listed, words = folder / "steps.json", folder / "plan.txt"
     for before in (partial(foreign, folder / "foreign"), partial(write_names, folder, listed)):
         if forked([before], words):
@@ -139,7 +140,7 @@ def planned(folder: Path, store: Path) -> tuple[list[Any], Any]:
 
     assert str(sys.modules["gptlife.pipelines.store"].__file__).startswith(str(folder))
     there = Store(store)
-    return plan(load(str(RECIPE), [f"vars.foreign={folder / 'foreign'}"], LIFECYCLE), there), there
+    return plan(load(str(folder / RECIPE.name), [f"vars.foreign={folder / 'foreign'}"], LIFECYCLE), there), there
 
 
 def write_names(folder: Path, path: Path) -> None:
