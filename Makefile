@@ -1,6 +1,6 @@
 # make quickstart   set up, run a whole life on the built-in world, end with its report
 # make test         set up, run the tests (under ten minutes on two cores)
-# make conformance  the suite of RLHF details, then break each of them and see that it is caught
+# make conformance  the suite of RLHF details; then break each, and see its test fail and a run differ
 # make test-faults  kill every stage at random moments, fill the disk, kill a rank; about half an hour
 # make fuzz         a million mutated files for each reader; about an hour
 # make docs         the documentation as a site in build/site; a broken link fails
@@ -34,7 +34,7 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
-# Every detail of RLHF has its test, and every test turns red when its detail is broken on purpose.
+# Every detail of RLHF has its test; break it on purpose, and the test turns red and a run of a recipe differs.
 conformance: setup
 	$(BIN)/python -m pytest tests/conformance
 	$(BIN)/python tools/conformance/mutants.py

@@ -2,10 +2,10 @@
 
     python benchmarks/conformance_others.py
 
-Runs whichever of the two is installed, without gptlife; docs/conformance.md has what came out and what it means. A
-detail whose mathematics stands inside a trainer's method, where nothing can be called, is "not available". Where a
-function leaves a part to its caller (zeros in padding, logits divided by the temperature), the adapter does that part
-as the project's own PPO does it, and says so.
+Runs the one of the two that is installed, without gptlife. docs/conformance.md has the results and what they mean. A
+detail whose formula is inside a trainer's method, where it can't be called, is "not available". Where a function leaves
+a part to its caller (zeros in padding, logits divided by the temperature), the adapter does that part as the project's
+own PPO does it, and says so.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def trl() -> Functions:
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
     class Recorder(torch.nn.Module):
-        """Stands for a model; keeps what it is called with."""
+        """A stand-in for a model; keeps the arguments of its calls."""
 
         base_model_prefix = "trunk"
 

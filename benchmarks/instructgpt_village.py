@@ -2,10 +2,10 @@
 
     python benchmarks/instructgpt_village.py --store store --seeds 0 1 2 --jobs 2
 
-Runs the recipe `instructgpt-village` for every seed that was not kept, as far as the store doesn't hold it (a stopped
-run goes on where it was); keeps each seed's numbers and answers beside the page (`seed-<n>.tar.xz`); writes the page
-and its figures from them. So the seeds can be run on several days, with --seeds 0, then --seeds 0 1 2. Each seed is a
-life of its own; the world, the prompts and the labelers stay.
+Runs the recipe `instructgpt-village` for every seed whose results are not kept yet; a stopped run resumes. Keeps each
+seed's numbers and answers beside the page (`seed-<n>.tar.xz`), and writes the page and its figures from them. So the
+seeds can be run on different days: --seeds 0, then --seeds 0 1 2. A seed changes everything that is trained or drawn;
+the world, the prompts and the labelers are the same for all seeds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What the results pages share: lives of several seeds read from a store, statistics over seeds and prompts, Markdown.
 
-A cell is over the seeds' lives on the same prompts: a prompt's value is its mean over seeds, and the 95 % interval is a
-bootstrap over prompts of these means. How far the seeds lie apart is told beside it.
+A cell covers all seeds on the same prompts: a prompt's value is its mean over seeds, and the 95 % interval is a
+bootstrap over prompts of these means. The spread of the seeds is beside it.
 
 A finished life can be kept without its weights, as `seed-<n>.tar.xz` beside a page: every step's small files under its
-address. The page is then made of lives that were lived on several days or machines, and of no other recipe than
-today's: a kept life whose addresses are not those of the plan is lived again.
+address. So a page can be made from lives that ran on different days or machines. They must be of the present recipe: a
+kept life whose addresses differ from the plan's is run again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def lives(recipe: str, store: Path, seeds: Sequence[int], jobs: int = 1, kept: P
 
 
 def notes(page: Path) -> str:
-    """What people found in a page stands in `<page>.notes.md`, so that making it again doesn't lose it."""
+    """What people concluded from a page; it is in `<page>.notes.md`, so that making the page again does not lose it."""
     path = page.with_name(f"{page.stem}.notes.md")
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 

@@ -2,9 +2,9 @@
 
     python benchmarks/quickstart.py --store store --seeds 0 1 2 --jobs 2
 
-Runs what is neither kept (docs/results/quickstart/) nor in the store, then reads the metrics of every stage. Each seed
-is a life of its own: tokenizer, pretraining, SFT, answers, rankings, reward model and PPO all start from it; the world
-and the test prompts stay.
+Runs each seed that is neither kept (docs/results/quickstart/) nor in the store, then reads the metrics of every stage.
+A seed changes all that is trained or drawn: tokenizer, pretraining, SFT, answers, rankings, reward model and PPO.
+The world and the test prompts are the same for all seeds.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def gold(found: Lives, name: str) -> list[str]:
 
 
 def verdicts(found: Lives) -> list[list[str]]:
-    """A row a verdict: SFT → PPO-ptx."""
+    """One row per verdict: SFT → PPO-ptx."""
     rows = []
     for verdict in ("follows", "true", "rude", "concise"):
         cells = [verdict]
@@ -146,7 +146,7 @@ def ppo(found: Lives) -> list[list[str]]:
 
 
 def best_of_n(found: Lives) -> list[list[str]]:
-    """A row an n: KL, and the mean gold score of the answer that the reward model chooses."""
+    """One row per n: KL, and the mean gold score of the answer that the reward model chooses."""
     curves = [life["best_of_n"].metrics["curves"]["reward"] for life in found.values()]
     rows = []
     for points in zip(*curves, strict=True):
@@ -158,7 +158,7 @@ def best_of_n(found: Lives) -> list[list[str]]:
 
 
 def checkpoints(found: Lives) -> list[list[str]]:
-    """A row a stage that trains."""
+    """One row per stage that trains."""
     rows = []
     for name, record in next(iter(found.values())).items():
         if "checkpoint_mb" in record.manifest["cost"]:

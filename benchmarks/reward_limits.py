@@ -1,15 +1,15 @@
-"""What limits the reward model: the labels, the way it is read, or what it can see? A row a variant.
+"""What limits the reward model: the labels, the way it is read, or what it can see? One row per variant.
 
     python benchmarks/reward_limits.py --store store --seed 0
 
 Reads the SFT models and the rankings of a finished `instructgpt-village` and trains the same reward model on the first
-4,800 rankings again and again, each time with one thing changed:
+4,800 rankings several times, each time with one change:
 
     truth       the gold judge ranks the training answers, so that no label is wrong (ties below the labelers' .06)
     batch 4     four times as many steps, 3e-4
     with LM     plus half the language-model loss on each prompt's best answer (Askell et al. 2021, appendix)
     mean, sum   the head read at every token of the answer, and averaged, or added (over ten)
-    trunk       begun from the smaller or larger SFT model
+    trunk       starts from the smaller or larger SFT model
 
 Accuracy is on the labelers' held-out rankings, `gold` on the pairs between which the gold judge sees a difference.
 """

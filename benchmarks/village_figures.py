@@ -27,7 +27,7 @@ plt.rcParams |= {
 
 
 def figure_one(found: Lives, path: Path) -> None:
-    """Preference against the largest SFT model: x parameters, a line a kind of model."""
+    """Preference against the largest SFT model: x parameters, one line per kind of model."""
     figure, axes = plt.subplots(figsize=(6.2, 3.6))
     sizes = [parameters(found, size) for size in SIZES]
     for kind, colour in zip(KINDS, COLOURS, strict=True):
@@ -73,7 +73,7 @@ def over_optimisation_figure(found: Lives, path: Path) -> None:
 
 
 def sweep_figure(found: Lives, path: Path) -> None:
-    """Gold score and pretraining loss over beta and gamma; zero stands at the left edge."""
+    """Gold score and pretraining loss over beta and gamma; zero is at the left edge."""
     figure, panels = plt.subplots(2, 2, figsize=(7.6, 5.2), sharex="col")
     readers: tuple[tuple[str, Callable[[Any, str], float]], ...] = (
         ("gold score", lambda life, name: life["sweeps"].metrics["models"][name]["score"]["mean"]),

@@ -32,7 +32,7 @@ def million(found: Lives, size: str) -> str:
 
 
 def figure_one_table(found: Lives) -> str:
-    """Preference against the largest SFT model: a row a size, a column a kind."""
+    """Preference against the largest SFT model: one row per size, one column per kind."""
 
     def against(baseline: Callable[[str], str]) -> list[list[str]]:
         return [
@@ -171,7 +171,7 @@ def rudeness(found: Lives) -> str:
 
 
 def _by_model(found: Lives, readers: Sequence[Callable[[Life, str], float]]) -> list[list[str]]:
-    """A row a size and kind; a column a reader, in percent."""
+    """One row per size and kind; one column per reader, in percent."""
     rows = []
     for size in SIZES:
         for kind in KINDS:

@@ -10,6 +10,7 @@ from gptlife.stages import (
     comparisons,
     dpo,
     evaluation,
+    grpo,
     kto,
     ppo,
     pretrain,
@@ -60,6 +61,7 @@ MAKING = (
     step(ppo.STAGE, policy="sft", reward="reward_model"),
     # PPO's rivals on the same reward model or the same rankings
     step(rloo.STAGE, policy="sft", reward="reward_model"),
+    step(grpo.STAGE, policy="sft", reward="reward_model"),
     step(dpo.STAGE, policy="sft", comparisons="comparisons"),
     step(kto.STAGE, policy="sft", comparisons="comparisons"),
     step(best_of_n.STAGE, policy="sft", reward="reward_model"),

@@ -24,7 +24,7 @@ def episode_metrics(
     `value_mean` and `var_explained` are those of the baseline: the value network's, or the other answers' mean.
     """
     mask_BR, n_tokens, readings = rollouts.mask_BR, float(rollouts.mask_BR.sum()), experience.readings
-    logratio_BR = (readings.logprobs_BR - readings.ref_logprobs_BR) * mask_BR
+    logratio_BR = kl.k1(readings.logprobs_BR, readings.ref_logprobs_BR) * mask_BR
     k3_BR = kl.k3(readings.logprobs_BR, readings.ref_logprobs_BR) * mask_BR
     episode_kl = float(logratio_BR.sum(1).mean())
     score = float(readings.scores_B.mean())

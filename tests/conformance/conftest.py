@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         (("policy", AutoModelForCausalLM), ("reward", AutoModelForSequenceClassification))
     ):
         torch.manual_seed(seed)
-        # Dropout stays at GPT-2's 0.1 in the files: whoever forgets to turn it off is found out.
+        # Dropout stays at GPT-2's 0.1 in the files: code that forgets to turn it off shows.
         model = kind.from_config(AutoConfig.for_model("gpt2", **sizes, **ids))
         model.save_pretrained(str(folder / name))
         letters().save_pretrained(str(folder / name))
@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def letters() -> Any:
-    """A tokenizer with a token for each letter: end 0, pad 1, system 2, user 3, assistant 4, letters from 5."""
+    """A tokenizer with one token per letter: end 0, pad 1, system 2, user 3, assistant 4, letters from 5."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -4,7 +4,7 @@ Nothing here is shared with the code under test: no tensor, no broadcasting, no 
 tokens, padded on the right; a mask is 1 at real tokens. Every function that takes a `wrong` argument gives the right
 answer by default and a named mistake otherwise: these are the `broken` values of vectors.json and the tests' twins.
 
-Results stand at real tokens only; at padding they are None, which `compare` takes as equal to anything.
+Results are given at real tokens only; at padding they are None, which `compare` takes as equal to anything.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_gae_by_hand() -> None:
 
 
 def test_nothing_is_bootstrapped_from_padding() -> None:
-    """The answer's end is the episode's: the value after the last real token is 0, whatever stands there."""
+    """The answer's end is the episode's: the value after the last real token is 0, whatever the table says there."""
     rewards_BR, values_BR, mask_BR = ragged()
     found = found_gae(1.0, 0.95)
     agree(found, oracles.gae(*lists(*ragged()), 1.0, 0.95))

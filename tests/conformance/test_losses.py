@@ -180,7 +180,7 @@ def test_ratio_mean_and_variance() -> None:
 
 
 def test_padding_reaches_neither_loss_nor_gradient(scorer: Any) -> None:
-    """Numbers that are no numbers in padding: multiplied by a mask of zeros they would still be NaN."""
+    """NaN in padding: multiplied by a mask of zeros it would still be NaN."""
     new_BR, old_BR, _, mask_BR = ragged()
     holes = minibatch(changed=lambda x_BR: x_BR.masked_fill(~mask_BR, torch.nan))
     for name, terms in losses(new_BR, holes).items():
@@ -196,8 +196,9 @@ def test_padding_reaches_neither_loss_nor_gradient(scorer: Any) -> None:
 
     def check(fill: int, select_all: bool) -> None:
         rows = minibatch().rows
-        pad_BT = torch.arange(rows.tokens_BT.shape[1]) > rows.last_BT.int().argmax(1, keepdim=True)
-        filled = rows._replace(tokens_BT=rows.tokens_BT.masked_fill(pad_BT, fill))
+        tokens_BT = rows.inputs["input_ids"]
+        pad_BT = torch.arange(tokens_BT.shape[1]) > rows.last_BT.int().argmax(1, keepdim=True)
+        filled = rows._replace(inputs={"input_ids": tokens_BT.masked_fill(pad_BT, fill)})
         if select_all:  # the last positions instead of the answer's: padding among them
             filled = filled._replace(select_BT=filled.select_BT.roll(2, 1))
         for one, two in zip(gradients(replace(minibatch(), rows=filled)), gradients(minibatch()), strict=True):

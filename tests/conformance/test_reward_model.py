@@ -142,7 +142,7 @@ def test_accuracy_counts_a_tie_half() -> None:
     rows = [{"answers": ["better", "worse"], "ranks": [1, 2]}] * 4
     # As a step logs it, and as held-out rankings are reported.
     terms = ranking_loss_flat(*flat(scores, [[1, 2]] * 4))
-    reported = accuracy(joined(margins(torch.tensor(joined(scores)), rows)))
+    reported = accuracy(joined(margins(joined(scores), rows)))
     for found in (terms.correct_pairs / terms.n_pairs, reported):
         agree(found, loss_oracles.accuracy(chosen, rejected))
         for wrong in ("ties_right", "ties_wrong"):
@@ -159,7 +159,7 @@ def test_normalisation() -> None:
 
 
 def test_normalisation_is_in_the_weights(scorer: Any) -> None:
-    """N: reward * gain + bias, here folded into the weights: whoever loads the model gets the very score."""
+    """N: reward * gain + bias, here folded into the weights: plain transformers give the same score."""
     import copy
 
     rows = joined(prompts_with_answers())

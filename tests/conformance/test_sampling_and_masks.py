@@ -56,7 +56,7 @@ def sampled_as_alone(model: Any, answers: list[Answer], temperature: float = 0.7
 
 
 class Patched:
-    """A model whose arguments somebody meddles with on the way in."""
+    """A model whose arguments a test changes on the way in."""
 
     def __init__(self, model: Any, change: Callable[[dict[str, Any]], None]) -> None:
         self.model, self.change = model, change
@@ -102,7 +102,7 @@ def test_logits_predict_the_next_token(policy: Any) -> None:
     def check(select: Callable[[Tensor], Tensor]) -> None:
         rows = rollouts.rows(range(len(PROMPTS)), shipped.CPU)
         with torch.no_grad():
-            logits_NV = SelectedLogits(policy)(rows.tokens_BT, select(rows.select_BT))
+            logits_NV = SelectedLogits(policy)(rows.inputs, select(rows.select_BT))
         found = selected_logprobs(logits_NV, rows.targets_N, 0.7)
         expected = [alone(policy, p, a.tokens, 0.7) for p, a in zip(PROMPTS, answers, strict=True)]
         agree(found, joined(expected), 1e-5)  # the reader gives float32
@@ -169,7 +169,7 @@ def test_score_at_eos(scorer: Any) -> None:
 
 
 def test_padding_is_never_read(scorer: Any) -> None:
-    """N: what stands in padding changes no score."""
+    """N: the tokens in padding change no score."""
     reader, cpu = SelectedScores(scorer), torch.device("cpu")
 
     def check(fill: int, last_is_real: bool) -> None:
@@ -181,7 +181,7 @@ def test_padding_is_never_read(scorer: Any) -> None:
 
     for fill in (EOS, 7, 19):
         check(fill, True)
-    with pytest.raises(AssertionError):  # twin: read at the last column, where padding stands
+    with pytest.raises(AssertionError):  # twin: read at the last column, which is padding
         check(7, False)
 
 
@@ -235,7 +235,7 @@ def read(policy: Any, answers: list[Answer], temperature: float) -> list[list[fl
 
     reader, rollouts = SelectedLogits(policy), shipped.as_rollouts(PROMPTS, answers, 8)
 
-    def unscored(group: Any, tokens_BT: Tensor, last_BT: Tensor) -> Tensor:
+    def unscored(group: Any, inputs: Any, last_BT: Tensor) -> Tensor:
         return torch.zeros(len(group))
 
     groups = [range(5), range(5, len(PROMPTS))]
@@ -304,7 +304,7 @@ def test_softmax_in_float32(policy: Any) -> None:
     tokens_BT = torch.tensor([PROMPTS[1]])
     with torch.no_grad():
         logits_TV = half(input_ids=tokens_BT).logits[0]
-        read_TV = SelectedLogits(half)(tokens_BT, torch.ones_like(tokens_BT).bool())
+        read_TV = SelectedLogits(half)({"input_ids": tokens_BT}, torch.ones_like(tokens_BT).bool())
     expected = oracles.logprobs([logits_TV.double().tolist()], [[5] * 8], 0.7)[0]
     agree(selected_logprobs(read_TV, torch.full((8,), 5), 0.7), expected, 1e-5)
     # The sampler, which sees the same logits at the last position.
@@ -316,7 +316,7 @@ def test_softmax_in_float32(policy: Any) -> None:
 
 
 def test_leaving_the_batch_changes_nothing(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that has ended leaves the batch (N+ decodes on and cuts): nobody else's answer is touched by it."""
+    """An answer that has ended leaves the batch (N+ decodes on and cuts); the others' answers stay the same."""
     monkeypatch.setattr(sampler, "COMPACT_SHARE", 2.0)  # never
     together = answers_of(policy, max_new_tokens=20)
     assert len({len(answer.tokens) for answer in together}) > 3

@@ -190,7 +190,7 @@ def test_adaptive_kl_in_the_loop(step: Callable[..., Path]) -> None:
 
 
 def test_averaged_weights(world: Any, step: Callable[..., Path]) -> None:
-    """InstructGPT C.4: average <- d average + (1 - d) weights, once a step, beginning with the policy as it came."""
+    """InstructGPT C.4: average <- d average + (1 - d) weights, once per step, beginning with the policy as it came."""
     # Two minibatches a step: an average that moves with every minibatch is another.
     one, two = step("1", ema=0.75, minibatch_size=4), step("2", ema=0.75, minibatch_size=4, steps=2)
     came, after_one, after_two = weights(world.policy), weights(one), weights(two)
@@ -206,7 +206,7 @@ def test_averaged_weights(world: Any, step: Callable[..., Path]) -> None:
 
 
 def test_ptx_gradient(world: Any, step: Callable[..., Path]) -> None:
-    """InstructGPT Eq 2: the PPO-ptx gradient is PPO's plus gamma times that of the mean loss a token of the text."""
+    """InstructGPT Eq 2: the PPO-ptx gradient is PPO's plus gamma times that of the mean loss per token of the text."""
     text = {"pretraining": str(world.text), "ptx_length": 8, "ptx_rows_per_episode": 0.5, "ptx_coef": 27.8}
     plain, mixed = moved(world.policy, step("ppo")), moved(world.policy, step("ptx", **text))
     model = AutoModelForCausalLM.from_pretrained(str(world.policy)).double().eval()
@@ -230,7 +230,7 @@ def test_ptx_gradient(world: Any, step: Callable[..., Path]) -> None:
 
 
 def test_loss_does_not_depend_on_micro_batches(world: Any, step: Callable[..., Path]) -> None:
-    """Sums before means: one row at a time or all at once, the same gradient (TRL 1.12: a mean a micro-batch)."""
+    """Sums before means: one row at a time or all at once, the same gradient (TRL 1.12: a mean per micro-batch)."""
     text = {"pretraining": str(world.text), "ptx_length": 8, "ptx_rows_per_episode": 0.5}
     whole = moved(world.policy, step("whole", **text))
     same(moved(world.policy, step("micro", micro_batch_tokens=1, generation_batch_size=3, **text)), whole)

@@ -16,14 +16,14 @@ from processes import in_processes
 from safetensors.torch import load_file
 
 SCRIPT = """\
-import json, pathlib, sys
+import json, os, pathlib, sys
 import torch
 from gptlife.data.config import decode
 from gptlife.reward import shaping
 from gptlife.stages import ppo
 from gptlife.stages.rl import loop
-from gptlife.stages.runtime.stage import rank
 
+RANK = int(os.environ.get("RANK", "0"))
 fields, inputs, folder = json.loads(sys.argv[1])
 torch.optim.AdamW = lambda groups, lr, **_: torch.optim.SGD([p for g in groups for p in g["params"]], lr=lr)
 experience_of = ppo.PPO.experience
@@ -40,7 +40,7 @@ def go(name):
     advantages, output = [], pathlib.Path(folder) / name
     output.mkdir(parents=True, exist_ok=True)
     ppo.run(decode(ppo.PPOConfig, fields, "ppo"), output, **{key: pathlib.Path(path) for key, path in inputs.items()})
-    (output / f"advantages-{rank()}.json").write_text(json.dumps(advantages))
+    (output / f"advantages-{RANK}.json").write_text(json.dumps(advantages))
 
 go("processes")
 if len(sys.argv) > 2:
@@ -51,7 +51,7 @@ if len(sys.argv) > 2:
     go("broken")
     loop.backward_over = backward_over
     def each_its_own(x, mask, shift_mean=True):
-        mine = torch.arange(len(x)).unsqueeze(1) % 2 == rank()
+        mine = torch.arange(len(x)).unsqueeze(1) % 2 == RANK
         return whiten(x, mask & mine, shift_mean) + whiten(x, mask & ~mine, shift_mean)
     shaping.whiten = each_its_own
     go("alone")

@@ -75,7 +75,7 @@ def test_show_tells_how_an_output_was_made(gptlife, addresses, folder):
     numbers.write_text(numbers.read_text("utf-8").replace("1.5", "1.4"), encoding="utf-8")
     damaged = gptlife("show", planned["sft"])
     assert (damaged.code, damaged.out) == (2, "")
-    assert damaged.err.startswith(f"gptlife: {numbers}: damaged (not the bytes that its manifest lists)")
+    assert damaged.err.startswith(f"gptlife: {numbers}: damaged (its bytes differ from the manifest's)")
 
 
 def test_verify_names_what_is_damaged(gptlife, addresses, folder):
@@ -90,7 +90,7 @@ def test_verify_names_what_is_damaged(gptlife, addresses, folder):
     assert gptlife("verify") == (0, "".join(f"{name}: good\n" for name in names), "")
     weights = folder / "store" / planned["pretrain"] / "model.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    told = f"{weights}: damaged (not the bytes that its manifest lists); make it again (gptlife run ... --fresh STEP)\n"
+    told = f"{weights}: damaged (its bytes differ from the manifest's); make it again (gptlife run ... --fresh STEP)\n"
     good = "".join(f"{name}: good\n" for name in names if name != planned["pretrain"])
     assert gptlife("verify") == (1, good, told)
     assert gptlife("verify", planned["sft"], "toy:tokenizer").code == 0

@@ -292,7 +292,7 @@ def test_damaged_numbers_are_said_and_not_shown(gptlife, three):
     digits[at] = ord("1") if digits[at] != ord("1") else ord("2")
     numbers.write_bytes(digits)
     ran = gptlife(*words, "-o", "out")
-    assert f"sweep: {numbers}: damaged (not the bytes that its manifest lists)" in ran.err
+    assert f"sweep: {numbers}: damaged (its bytes differ from the manifest's)" in ran.err
     assert measured() == 1
 
 

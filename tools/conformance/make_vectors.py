@@ -91,7 +91,7 @@ def sampling_and_masks() -> list[Vector]:
 
 
 def kl_and_rewards() -> list[Vector]:
-    """Estimators, rewards a token, the controller."""
+    """Estimators, rewards per token, the controller."""
     new, ref = draw(2, 3, 5, -3, -0.1), draw(3, 3, 5, -3, -0.1)
     near = [[round(x + d, 5) for x, d in zip(row, deltas, strict=True)]
             for row, deltas in zip(new, draw(4, 3, 5, -0.05, 0.05), strict=True)]  # fmt: skip
@@ -111,7 +111,7 @@ def kl_and_rewards() -> list[Vector]:
                    {"kl_sign": "distance from the reference is rewarded",
                     "score_everywhere": "every token gets the score",
                     "score_at_first": "the first token gets the score",
-                    "score_in_last_column": "the score stands in the last column, for short answers in padding",
+                    "score_in_last_column": "the last column gets the score, which for short answers is padding",
                     "kl_once": "the KL of the whole answer is charged at its last token"})
         )  # fmt: skip
     cases = {"far_above": 12.0, "far_below": 1.0, "a_little_above": 6.6, "on_target": 6.0}

@@ -47,7 +47,7 @@ class Mutation(NamedTuple):
     """The test that must catch it, without test_."""
     file: str
     old: str
-    """Stands exactly once in the file."""
+    """Occurs exactly once in the file."""
     new: str
     unseen: str = ""
     """Why it can't change a run (see on_runs.py); a mutation that can has none."""
@@ -85,7 +85,7 @@ def mutations() -> list[Mutation]:
 
 
 def tests() -> dict[str, str]:
-    """Where the test of each detail stands, as pytest names it; those of the vectors have no detail of their own."""
+    """Each detail's test, as pytest names it; those of the vectors have no detail of their own."""
     found = {}
     for path in sorted(SUITE.glob("test_*.py")):
         if path.name != "test_vectors.py":

@@ -27,7 +27,7 @@ def test_numbers_that_are_not_the_manifests_are_not_shown(half, name, reader):
     (folder / name).write_text((folder / name).read_text().replace("5}", "6}"))
     text = reader(half.page()).text
     assert "1.125" not in text
-    assert f"{name}: damaged (not the bytes that its manifest lists); make it again" in text
+    assert f"{name}: damaged (its bytes differ from the manifest's); make it again" in text
 
 
 def test_fields_of_a_stage_file_from_before_a_rename(half):

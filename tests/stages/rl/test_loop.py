@@ -1,8 +1,9 @@
-"""The loop that `ppo` and `rloo` share: stopping on KL, ensembles of reward models, copies along the way."""
+"""The loop that the online stages share: stopping on KL, ensembles of reward models, copies along the way."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptlife.stages import ppo, rloo
+from gptlife.stages import grpo, ppo, rloo
 from gptlife.stages.runtime.artifact import is_complete
 
 FIELDS = {
@@ -20,7 +21,16 @@ FIELDS = {
 }  # fmt: skip
 EXACT = {"kl": 0.0, "kl_k3": 0.0, "first_ratio": 1.0, "first_approx_kl": 0.0, "first_clipfrac": 0.0}
 RISING = {"steps": 4, "learning_rate": 3e-4, "batch_size": 16}
-both = pytest.mark.parametrize("stage", [ppo.STAGE, rloo.STAGE], ids=["ppo", "rloo"])
+
+
+class Groups(grpo.GRPOConfig):
+    """GRPO on groups as small as these tests' batches."""
+
+    answers_per_prompt: int = 4
+
+
+STAGES = [ppo.STAGE, rloo.STAGE, replace(grpo.STAGE, config=Groups)]
+every = pytest.mark.parametrize("stage", STAGES, ids=["ppo", "rloo", "grpo"])
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -31,7 +41,7 @@ def players(tiny: Any) -> dict[str, Path]:
     return {"policy": tiny.sft, "reward": tiny.reward_model}
 
 
-@both
+@every
 @pytest.mark.parametrize(
     "changes",
     [
@@ -71,7 +81,7 @@ def rising(stage: Any, tiny: Any, run: Any, log_of: Any, output: Path) -> tuple[
     return log, peak, (max(kls[:peak]) + kls[peak]) / 2
 
 
-@both
+@every
 def test_stop_on_kl(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any, digests: Any, capsys: Any) -> None:
     whole, peak, limit = rising(stage, tiny, run, log_of, tmp_path / "whole")
     capsys.readouterr()
@@ -99,7 +109,7 @@ def test_a_limit_that_is_never_met(tiny: Any, run: Any, tmp_path: Path, digests:
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-@both
+@every
 def test_stopped_is_complete(stage: Any, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = {**fields(tiny, steps=9, target_kl=1e-6), "device": "cpu", "track": [], "output": str(tmp_path / "one")}
     raw["inputs"] = {name: str(path) for name, path in players(tiny).items()}
@@ -110,7 +120,7 @@ def test_stopped_is_complete(stage: Any, tiny: Any, tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.endswith("one is complete already\n")
 
 
-@both
+@every
 def test_adaptive_kl(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     options = fields(tiny, steps=3, kl_coef=0.1, adaptive_kl={"target": 0.5, "horizon": 100})
     run(stage, options, tmp_path / "one", **players(tiny))
@@ -120,7 +130,7 @@ def test_adaptive_kl(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: An
         kl_coef *= 1 + min(max(line["kl"] / 0.5 - 1, -0.2), 0.2) * 16 / 100
 
 
-@both
+@every
 def test_stopping_after_an_interruption(
     stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any, digests: Any, cut_short: Any
 ) -> None:
@@ -147,7 +157,7 @@ def ensemble_of(tiny: Any, folder: Path) -> Path:
     return folder
 
 
-@both
+@every
 def test_ensembles(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     reward = ensemble_of(tiny, tmp_path / "reward")
     options = {"steps": 1, "batch_size": 4, "minibatch_size": 4, "learning_rate": 0.0}
@@ -179,7 +189,7 @@ def test_value_network_begins_as_the_first_member(tiny: Any, run: Any, tmp_path:
         assert_close(weights(tmp_path / "one" / "value"), weights(reward / "members" / "1"), rtol=0, atol=0)
 
 
-@both
+@every
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["whole", "lora"])
 def test_copies_along_the_way(
     stage: Any, lora: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any, digests: Any, weights: Any
@@ -200,7 +210,7 @@ def test_copies_along_the_way(
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
-@both
+@every
 def test_copies_after_an_interruption(
     stage: Any, tiny: Any, run: Any, tmp_path: Path, digests: Any, log_of: Any, cut_short: Any
 ) -> None:
@@ -218,7 +228,7 @@ def test_copies_after_an_interruption(
     assert log_of(parts) == log_of(tmp_path / "whole")
 
 
-@both
+@every
 def test_the_log_has_what_curves_need(stage: Any, tiny: Any, run: Any, tmp_path: Path, log_of: Any) -> None:
     judge = {"function": f"{tiny.functions}:count_e"}
     run(stage, fields(tiny, steps=2, judge=judge), tmp_path / "one", **players(tiny))
