@@ -60,6 +60,7 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy -p gptlife
+	$(BIN)/mypy examples
 
 # Known weaknesses of what is installed, where the database of them can be reached.
 audit: setup

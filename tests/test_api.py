@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,66 +65,39 @@ def test_planning_from_python_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & {*HEAVY}
 
 
-OWN_STAGE = '''
-from pathlib import Path
-
-from gptlife import Config, Stage, StageConfig
-
-
-class Greeting(Config):
-    """Whom to greet."""
-
-    name: str
-    """A name."""
-
-
-class HelloConfig(StageConfig):
-    """A greeting."""
-
-    greeting: Greeting
-    """Whom to greet."""
-
-
-def run(config: HelloConfig, output: Path) -> dict[str, int]:
-    (output / "hello.txt").write_text(f"hello {config.greeting.name}")
-    return {"letters": len(config.greeting.name)}
-
-
-STAGE = Stage("hello", HelloConfig, run, title="Hello", family="greeting", about="A greeting.")
-if __name__ == "__main__":
-    STAGE.main()
-'''
+def block_with(text: str) -> str:
+    """The Python block of docs/api.md that has a text."""
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if text in block)
+    return str(block)
 
 
 @pytest.fixture
-def own_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module with a stage of its own, where this process and its children find it."""
-    (tmp_path / "hello_stage.py").write_text(OWN_STAGE, encoding="utf-8")
-    (tmp_path / "toy.yaml").write_text("hello: {greeting: {name: Ulf}}\n", encoding="utf-8")
+def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stage of docs/api.md, where this process and its children find it."""
+    (tmp_path / "shout.py").write_text(block_with("class ShoutConfig"), encoding="utf-8")
+    (tmp_path / "my.yaml").write_text("shout: {word: hello}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(str(gptlife.__file__)).parents[1]}")
-    import hello_stage
-
-    yield hello_stage.STAGE
-    del sys.modules["hello_stage"]
+    yield importlib.import_module("shout").STAGE
+    del sys.modules["shout"]
 
 
-def test_a_stage_of_ones_own_is_planned_run_and_opened(own_stage: Any, tmp_path: Path) -> None:
-    steps = (*gptlife.LIFECYCLE, gptlife.step(own_stage))
-    planned = gptlife.plan("./toy.yaml", steps=steps)
-    assert [(step.name, step.state) for step in planned] == [("hello", "to do")]
+def test_a_stage_of_ones_own_is_planned_run_and_opened(shout: Any, tmp_path: Path) -> None:
+    steps = (*gptlife.LIFECYCLE, gptlife.step(shout))
+    planned = gptlife.plan("my.yaml", steps=steps)
+    assert [(step.name, step.state) for step in planned] == [("shout", "to do")]
     with pytest.raises(gptlife.UserError, match="not made yet"):
-        planned.output("hello")
-    other = gptlife.plan("./toy.yaml", {"hello.greeting.name": "Ada"}, steps=steps)
-    assert other["hello"].address != planned["hello"].address
-    made = gptlife.run("./toy.yaml", report=tmp_path / "page.html", steps=steps)
-    assert made["hello"].address == planned["hello"].address
-    output = made.output("hello")
-    assert output.metrics["letters"] == 3
-    assert output.config["greeting"] == {"name": "Ulf"}
-    assert (output.path / "hello.txt").read_text(encoding="utf-8") == "hello Ulf"
-    assert gptlife.open_output(made["hello"].address, steps=steps).path.samefile(output.path)
+        planned.output("shout")
+    assert gptlife.plan("my.yaml", {"shout.word": "bye"}, steps=steps)["shout"].address != planned["shout"].address
+    names: dict[str, Any] = {}
+    exec(compile(block_with("gptlife.step(shout.STAGE)"), "api.md", "exec"), names)
+    assert names["life"]["shout"].address == planned["shout"].address
+    output = names["life"].output("shout")
+    assert (output.metrics["letters"], output.config["word"]) == (5, "hello")
+    assert (output.path / "word.txt").read_text(encoding="utf-8") == "HELLO"
+    assert gptlife.open_output(output.path.name, steps=steps).path.samefile(output.path)
 
 
 def test_the_package_says_that_it_is_typed() -> None:

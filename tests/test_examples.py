@@ -48,7 +48,7 @@ def run_example(name: str, folder: Path) -> None:
         patch.chdir(folder)
         patch.setattr(processes, "wait", in_this_process)
         patch.setattr(sys, "argv", [f"{name}.py"])
-        patch.syspath_prepend(str(EXAMPLES))
+        patch.syspath_prepend(str(ROOT))  # for `examples.<name>`, as `python -m` has it
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
 
 
@@ -84,7 +84,7 @@ def test_every_example_says_what_one_learns_and_is_listed() -> None:
     assert sorted(listed) == SCRIPTS
     for name in SCRIPTS:
         doc = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
-        assert f"    python examples/{name}.py" in doc, name
+        assert re.search(rf"^    python (examples/{name}\.py|-m examples\.{name})", doc, re.MULTILINE), name
         assert "You learn" in doc, name
 
 
