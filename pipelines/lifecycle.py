@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gptlife.data.errors import UserError
 from gptlife.stages import (
     best_of_n,
     comparisons,
@@ -37,9 +38,19 @@ class Step:
 
 
 def step(stage: Stage, **inputs: str) -> Step:
-    """Wire `stage`: input name = name of the step whose output it reads."""
+    """Wire `stage`: input name = name of the step whose output it reads.
+
+    Raises:
+        UserError: when the stage is defined in the script that runs, and so is in no module to start.
+    """
     extra = {*inputs} - {*stage.inputs} if stage.open else set()
-    return Step(stage.name, stage, stage.run.__module__, inputs, frozenset({*stage.optional, *extra}))
+    module = stage.run.__module__
+    if module == "__main__":
+        raise UserError(
+            f"step '{stage.name}': its stage is defined in the script that is running, so no other process can start it; "
+            "define it in a module, and import that"
+        )
+    return Step(stage.name, stage, module, inputs, frozenset({*stage.optional, *extra}))
 
 
 def with_candidates(stage: Stage, steps: Sequence[Step], **inputs: str) -> Step:
