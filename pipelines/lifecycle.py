@@ -47,7 +47,7 @@ def step(stage: Stage, **inputs: str) -> Step:
     module = stage.run.__module__
     if module == "__main__":
         raise UserError(
-            f"step '{stage.name}': its stage is defined in the script that is running, so no other process can start it; "
+            f"step '{stage.name}': its stage is defined in the script that is running, so it can't be started; "
             "define it in a module, and import that"
         )
     return Step(stage.name, stage, module, inputs, frozenset({*stage.optional, *extra}))
