@@ -19,7 +19,7 @@ SCRIPT = """\
 import json, os, pathlib, sys
 import torch
 from gptlife.data.config import decode
-from gptlife.reward import shaping
+from gptlife.reward import advantage
 from gptlife.stages import ppo
 from gptlife.stages.rl import loop
 
@@ -44,7 +44,7 @@ def go(name):
 
 go("processes")
 if len(sys.argv) > 2:
-    backward_over, whiten = loop.backward_over, shaping.whiten
+    backward_over, whiten = loop.backward_over, advantage.whiten
     def by_mean(accelerator, model, groups, loss, denominator, last=True):
         return backward_over(accelerator, model, groups, loss, denominator * accelerator.num_processes, last)
     loop.backward_over = by_mean
@@ -53,7 +53,7 @@ if len(sys.argv) > 2:
     def each_its_own(x, mask, shift_mean=True):
         mine = torch.arange(len(x)).unsqueeze(1) % 2 == RANK
         return whiten(x, mask & mine, shift_mean) + whiten(x, mask & ~mine, shift_mean)
-    shaping.whiten = each_its_own
+    advantage.whiten = each_its_own
     go("alone")
 """
 ONE: dict[str, Any] = {
