@@ -13,7 +13,7 @@ What later work changed is a field each: no division by the deviation and a cons
 arXiv 2503.14476); one ratio for a whole answer (GSPO: Zheng et al. 2025, arXiv 2507.18071).
 
 The standard deviation divides by G - 1, as TRL's does, and ε is `advantage_eps`. A group whose answers all have the
-same return has advantage 0 and teaches nothing; `zero_variance_groups` counts those. KL in the loss weighs each token
+same return has advantage 0 and teaches nothing; `zero_variance_groups` is their share. KL in the loss weighs each token
 by pi / pi_old, held constant. At the states that were visited, the gradient of k2 is then that of KL(pi || ref), and
 that of k3 is that of KL(ref || pi); k1 in the loss would have gradient 0 on average, and is not offered.
 
@@ -155,7 +155,7 @@ class GRPO(Algorithm):
         importance_N = (logprobs_N.detach() - minibatch.logprobs_N).exp()
         penalty_N = importance_N * estimate(logprobs_N, minibatch.ref_logprobs_N)
         loss_sum = terms["loss_sum"] + kl_coef * (weights_N * penalty_N).sum()
-        return {**terms, "loss_sum": loss_sum, "kl_penalty_sum": penalty_N.detach().sum()}
+        return {**terms, "loss_sum": loss_sum, "kl_penalty_sum": terms["n"] * penalty_N.detach().mean()}
 
 
 def run(config: GRPOConfig, output: Path, *, policy: Path, reward: Path | None = None) -> Metrics:
