@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gptlife.data.errors import UserError
 from gptlife.stages import (
     best_of_n,
+    cispo,
     comparisons,
     dpo,
     evaluation,
@@ -73,6 +74,7 @@ MAKING = (
     # PPO's rivals on the same reward model or the same rankings
     step(rloo.STAGE, policy="sft", reward="reward_model"),
     step(grpo.STAGE, policy="sft", reward="reward_model"),
+    step(cispo.STAGE, policy="sft", reward="reward_model"),
     step(dpo.STAGE, policy="sft", comparisons="comparisons"),
     step(kto.STAGE, policy="sft", comparisons="comparisons"),
     step(best_of_n.STAGE, policy="sft", reward="reward_model"),

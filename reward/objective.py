@@ -11,6 +11,10 @@ time of sampling (lm-human-preferences, `train_policy.py`):
     policy  max(-A ratio, -A clip(ratio, 1 - c, 1 + c_high)),  ratio = pi / pi_old
     value   0.5 max((V - return)², (clip(V, V_old - c, V_old + c) - return)²)
 
+CISPO (MiniMax 2025, arXiv 2506.13585, Eq 4 and 5) is REINFORCE with a clipped weight that carries no gradient:
+
+    policy  -A sg(clip(ratio, 1 - c, 1 + c_high)) log pi
+
 The loop divides the sums by a count over all micro-batches and processes, so the loss does not depend on how a batch
 was split. Only `loss_sum` carries gradient. Left out: an entropy bonus, which gains nothing over the KL penalty (Zheng
 et al. 2023, "Secrets of RLHF in Large Language Models", arXiv 2307.04964).
@@ -131,6 +135,25 @@ def policy_loss(
             ratio_sq_sum=ratio_N.square().sum(),
             n=torch.tensor(float(ratio_N.numel()), device=ratio_N.device),
         )
+
+
+def weighted_policy_loss(
+    logprobs_N: Tensor, old_logprobs_N: Tensor, advantages_N: Tensor, clip_range: float, clip_range_high: float
+) -> PolicyTerms:
+    """Sums of CISPO's policy loss, and of the statistics to watch; `clipfrac_sum` counts the clipped weights.
+
+    Args:
+        logprobs_N: log-probabilities of the actions now, with gradient.
+        old_logprobs_N: log-probabilities when the actions were sampled.
+        clip_range: c; the weight is at least 1 - c.
+        clip_range_high: c_high; the weight is at most 1 + c_high.
+    """
+    with torch.no_grad():
+        watched = policy_loss(logprobs_N, old_logprobs_N, advantages_N, clip_range, clip_range_high)
+        importance_N = (logprobs_N - old_logprobs_N).exp()
+        weights_N = importance_N.clamp(1 - clip_range, 1 + clip_range_high)
+        clipped = (weights_N != importance_N).float().sum()
+    return watched._replace(loss_sum=-(weights_N * advantages_N * logprobs_N).sum(), clipfrac_sum=clipped)
 
 
 def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip_range: float) -> ValueTerms:

@@ -18,7 +18,7 @@ NAMES = [step.name for step in LIFECYCLE]
 
 def test_the_life_in_order():
     line = ["tokenizer", "pretrain", "sft", "comparisons", "reward_model", "ppo"]
-    assert [*line, "rloo", "grpo", "dpo", "kto", "best_of_n", "evaluation"] == NAMES
+    assert [*line, "rloo", "grpo", "cispo", "dpo", "kto", "best_of_n", "evaluation"] == NAMES
 
 
 @pytest.mark.parametrize("step", LIFECYCLE, ids=NAMES)
@@ -37,8 +37,8 @@ def test_the_module_of_a_step_holds_its_stage(step):
 
 def test_evaluation_reads_every_step_that_answers_in_the_order_of_the_life():
     assert LIFECYCLE[-1].inputs == {
-        "base": "pretrain", "sft": "sft", "ppo": "ppo", "rloo": "rloo", "grpo": "grpo", "dpo": "dpo", "kto": "kto",
-        "best_of_n": "best_of_n",
+        "base": "pretrain", "sft": "sft", "ppo": "ppo", "rloo": "rloo", "grpo": "grpo", "cispo": "cispo",
+        "dpo": "dpo", "kto": "kto", "best_of_n": "best_of_n",
         "reward": "reward_model",
     }  # fmt: skip
 

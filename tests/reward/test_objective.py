@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gptlife.reward.objective import explained_variance, policy_loss, value_loss
+from gptlife.reward.objective import explained_variance, policy_loss, value_loss, weighted_policy_loss
 
 
 def three_tensors(n=13):
@@ -94,6 +94,36 @@ def test_policy_gradient_points_uphill_and_stops_at_the_clip():
     logprobs_N.grad = None
     policy_loss(logprobs_N, torch.zeros(5), torch.ones(5), 0.2, 0.6).loss_sum.backward()
     assert logprobs_N.grad[2].item() == pytest.approx(-1.5)
+
+
+def test_weighted_policy_loss_by_hand():
+    # Probabilities now 0.6, 0.6, 0.1, 0.2 after 0.2, 0.5, 0.4, 0.2: ratios 3, 1.2, 0.25, 1. Ranges 0.5 and 1:
+    # weights 2 (clipped), 1.2, 0.5 (clipped), 1. With advantages 1, -1, 2, 3 the gradient of the loss, which is
+    # -weight A for each log-probability, is -2, 1.2, -1, -3: a clipped weight still teaches.
+    new_N, old_N = (torch.tensor(p, dtype=torch.float64).log() for p in ([0.6, 0.6, 0.1, 0.2], [0.2, 0.5, 0.4, 0.2]))
+    new_N.requires_grad_(True)
+    advantages_N = torch.tensor([1.0, -1.0, 2.0, 3.0], dtype=torch.float64)
+    terms = weighted_policy_loss(new_N, old_N, advantages_N, 0.5, 1.0)
+    expected = -2 * math.log(0.6) + 1.2 * math.log(0.6) - math.log(0.1) - 3 * math.log(0.2)
+    assert terms.loss_sum.item() == pytest.approx(expected)
+    assert (terms.clipfrac_sum.item(), terms.n.item()) == (2, 4)
+    assert terms.ratio_sum.item() == pytest.approx(5.45)
+    assert terms.ratio_sq_sum.item() == pytest.approx(9 + 1.44 + 0.0625 + 1)
+    terms.loss_sum.backward()
+    expected_N = torch.tensor([-2.0, 1.2, -1.0, -3.0], dtype=torch.float64)
+    assert_close(new_N.grad, expected_N)
+    assert not any(term.requires_grad for term in terms[1:])
+    # Twins: the ranges exchanged; PPO, whose clip stops the first action; a weight that carries gradient.
+    exchanged = weighted_policy_loss(new_N, old_N, advantages_N, 1.0, 0.5).loss_sum
+    assert exchanged.item() != pytest.approx(expected)
+    probe_N = new_N.detach().requires_grad_(True)
+    policy_loss(probe_N, old_N, advantages_N, 0.5, 1.0).loss_sum.backward()
+    with pytest.raises(AssertionError):
+        assert_close(probe_N.grad, expected_N)
+    attached_N = new_N.detach().requires_grad_(True)
+    (-(attached_N - old_N).exp().clamp(0.5, 2) * advantages_N * attached_N).sum().backward()
+    with pytest.raises(AssertionError):
+        assert_close(attached_N.grad, expected_N)
 
 
 def test_value_loss_by_hand():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gptlife.stages import grpo, ppo, rloo
+from gptlife.stages import cispo, grpo, ppo, rloo
 from gptlife.stages.runtime.artifact import is_complete
 
 FIELDS = {
@@ -29,8 +29,14 @@ class Groups(grpo.GRPOConfig):
     answers_per_prompt: int = 4
 
 
-STAGES = [ppo.STAGE, rloo.STAGE, replace(grpo.STAGE, config=Groups)]
-every = pytest.mark.parametrize("stage", STAGES, ids=["ppo", "rloo", "grpo"])
+class Weights(cispo.CISPOConfig):
+    """CISPO on such groups."""
+
+    answers_per_prompt: int = 4
+
+
+STAGES = [ppo.STAGE, rloo.STAGE, replace(grpo.STAGE, config=Groups), replace(cispo.STAGE, config=Weights)]
+every = pytest.mark.parametrize("stage", STAGES, ids=["ppo", "rloo", "grpo", "cispo"])
 
 
 def fields(tiny: Any, **changes: Any) -> dict[str, Any]:
