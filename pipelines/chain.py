@@ -63,6 +63,11 @@ def _resolved(
             hint = suggest(str(pattern), [*defaults, *tables])
             raise UserError(f"{here}.like: no step '{pattern}'{hint}")
         step, fields = _resolved(pattern, tables, defaults, where, (*via, name))
+        if name in defaults and defaults[name].stage is not step.stage:
+            raise UserError(
+                f"{here}.like: '{name}' is a stage, and '{pattern}' is of another ({step.stage.name}); "
+                "give the step a name of its own"
+            )
         step, fields = replace(step, name=name), {} if "adopt" in {**fields, **changes} else copied(fields)
     inputs = changes.pop(INPUTS, None) or {}
     if not isinstance(inputs, dict):

@@ -108,6 +108,17 @@ def test_what_is_wrong_is_one_line(load, added, line):
     assert str(refused.value).partition("branch.yaml: ")[2] == line
 
 
+def test_a_stage_that_is_like_another_stage_is_refused(chain, folder):
+    # It would be a step of the other stage under the stage's name.
+    path = folder / "other.yaml"
+    text = (folder / "toy.yaml").read_text(encoding="utf-8").replace("comparisons: {}", "comparisons: {like: sft}")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"comparisons\.like: 'comparisons' is a stage, and 'sft' is of another \(sft\)"
+    ):
+        recipe.load(str(path), [], chain)
+
+
 def test_of_the_steps_that_could_come_next_the_first_given_does():
     stage = SimpleNamespace(name="s", takes=lambda name: True, inputs=(), optional=())
     reads = {"late": "early", "free": None, "early": None, "last": "late"}
