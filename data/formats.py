@@ -181,7 +181,7 @@ def to_conversation(row: Row, field_map: FieldMap = None) -> Form:
 
 def to_label(row: Row, field_map: FieldMap = None) -> Form:
     """The row as {"messages", "answer", "label"}: a prompt, one answer, and whether it is good. Raises UserError."""
-    row = map_fields(row, field_map)
+    row = _with_decoded_label(map_fields(row, field_map))
     label, completion = row.fields.get("label"), row.fields.get("completion")
     if label is not None and not _is_labelled(row.fields):
         wanted = "true or false (0 and 1 only beside prompt and completion)"
@@ -197,6 +197,14 @@ def to_label(row: Row, field_map: FieldMap = None) -> Form:
         "label": form["label"],
         **_carried(row),
     }
+
+
+def _with_decoded_label(row: Row) -> Row:
+    """The row with the label of a CSV file, where every value is text, as the value that it spells."""
+    spelled = {"true": True, "false": False, "1": 1, "0": 0}
+    label = row.fields.get("label")
+    value = spelled.get(label.strip().lower()) if isinstance(label, str) else None
+    return row if value is None else Row(row.place, {**row.fields, "label": value})
 
 
 def to_prompt(row: Row, field_map: FieldMap = None) -> Form:

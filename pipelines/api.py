@@ -143,7 +143,7 @@ def plan(
     Raises:
         UserError: one line for the first thing that is wrong.
     """
-    opened = Store(Path(store))
+    opened = _opened(store)
     loaded = recipes.load(str(recipe), _as_text(overrides), steps)
     return Plan(loaded, tuple(planner.plan(loaded, opened)), opened)
 
@@ -194,7 +194,9 @@ def open_output(target: str | Path, store: str | Path = "store", *, steps: Seque
     Raises:
         UserError: where there is none.
     """
-    path = Store(Path(store)).find(str(target))
+    path = _opened(store).find(str(target))
+    if not any((path / name).is_file() for name in (artifact.MANIFEST, "config.json")):
+        raise UserError(f"{path}: not a finished output (no {artifact.MANIFEST}) and not a model (no config.json)")
     return Output(path, {step.stage.name: step.stage for step in steps})
 
 
@@ -203,5 +205,24 @@ def _as_text(overrides: Overrides) -> list[str]:
     if isinstance(overrides, str):
         raise UserError(f"overrides: expected a list or a mapping, found {overrides!r}; give [{overrides!r}]")
     if isinstance(overrides, Mapping):
-        return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in overrides.items()]
+        return [f"{name}={_json(name, value)}" for name, value in overrides.items()]
     return list(overrides)
+
+
+def _json(name: str, value: Any) -> str:
+    """A value as JSON; paths are texts, and a number of numpy's is a number."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, Path):
+            return str(part)
+        if callable(getattr(part, "item", None)):
+            return part.item()
+        raise UserError(f"overrides: {name}: {type(part).__name__} can't be written into a recipe; give a plain value")
+
+    return json.dumps(value, ensure_ascii=False, default=plain)
+
+
+def _opened(store: str | Path) -> Store:
+    if not isinstance(store, str | Path):
+        raise UserError(f'store: expected a directory\'s path, found {store!r}; give store="store"')
+    return Store(Path(store))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,10 @@ def checked(function: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Any]]
     """
 
     def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-        results = list(function(prompts, answers))
+        returned = function(prompts, answers)
+        if isinstance(returned, str | Mapping) or not isinstance(returned, Iterable):
+            raise UserError(f"{name}: returned {str(returned)[:_SHOWN]!r}; return a list with a number per answer")
+        results = list(returned)
         if len(results) != len(answers):
             raise UserError(
                 f"{name}: returned {len(results)} results for {len(answers)} answers; return one per answer"

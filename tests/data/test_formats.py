@@ -560,3 +560,14 @@ def test_shared_pretraining_files_all_load(shared_data):
         with gzip.open(path, "rb") as file:
             expected = sum(1 for _ in file)
         assert sum(1 for _ in texts([Source(path=str(path))])) == expected
+
+
+@pytest.mark.parametrize(("text", "label"), [("true", True), ("False", False), ("1", True), ("0", False)])
+def test_labels_of_a_csv_file_are_what_they_spell(text, label, tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"prompt,completion,label\nWho?,Ulf.,{text}\n", encoding="utf-8")
+    (row,) = labelled([Source(path=str(path))])
+    assert row == {"messages": [{"role": "user", "content": "Who?"}], "answer": "Ulf.", "label": label}
+    path.write_text("prompt,completion,label\nWho?,Ulf.,yes\n", encoding="utf-8")
+    with pytest.raises(UserError, match="'label' must be true or false"):
+        labelled([Source(path=str(path))])

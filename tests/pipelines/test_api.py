@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_models_and_tokenizers_are_transformers_own(tiny):
     assert not policy.training
     assert api.open_output(tiny.sft).tokenizer().chat_template
     with pytest.raises(UserError, match=r"has no model \(no readable config\.json\)"):
-        api.open_output(tiny.comparisons).model()
+        api.Output(tiny.comparisons, {}).model()
 
 
 def test_planning_and_reading_import_no_torch(folder):
@@ -87,3 +88,23 @@ def test_planning_and_reading_import_no_torch(folder):
     code += "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("store", [None, 3])
+def test_a_store_that_is_no_path(store):
+    with pytest.raises(UserError, match=r"^store: expected a directory's path"):
+        api.plan("smoke", store=store)
+
+
+def test_values_of_overrides():
+    import numpy as np
+
+    given = api._as_text({"a": Path("x") / "y", "b": np.int64(3), "c": [1, None, "ä"]})
+    assert given == ['a="x/y"', "b=3", 'c=[1, null, "ä"]']
+    with pytest.raises(UserError, match=r"^overrides: a: object can't be written into a recipe"):
+        api._as_text({"a": object()})
+
+
+def test_a_directory_that_is_no_output(tmp_path):
+    with pytest.raises(UserError, match="not a finished output"):
+        api.open_output(tmp_path, tmp_path)

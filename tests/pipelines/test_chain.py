@@ -113,9 +113,7 @@ def test_a_stage_that_is_like_another_stage_is_refused(chain, folder):
     path = folder / "other.yaml"
     text = (folder / "toy.yaml").read_text(encoding="utf-8").replace("comparisons: {}", "comparisons: {like: sft}")
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"comparisons\.like: 'comparisons' is a stage, and 'sft' is of another"
-    ):
+    with pytest.raises(UserError, match=r"comparisons\.like: 'comparisons' is a stage, and 'sft' is of another"):
         recipe.load(str(path), [], chain)
 
 

@@ -82,3 +82,10 @@ def test_a_file_is_identified_by_content(tmp_path: Path) -> None:
     assert identity_of_function("package.module:f", sha256_of_file) == "package.module:f"
     with pytest.raises(UserError, match=r"^gone\.py: no such file; give path/file\.py:name$"):
         identity_of_function("gone.py:f", sha256_of_file)
+
+
+@pytest.mark.parametrize("returned", [None, 0.5, "scores", {"score": 1.0}])
+def test_what_is_no_list_of_results(returned: Any) -> None:
+    judge = checked(lambda prompts, answers: returned, "mine.py:f")
+    with pytest.raises(UserError, match=r"^mine\.py:f: returned .*; return a list with a number per answer"):
+        judge(PROMPTS, ["a", "abc"])
