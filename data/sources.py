@@ -20,11 +20,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gptlife.data import village as village_world
 from gptlife.data.config import Config, HashFile
 from gptlife.data.errors import UserError
 from gptlife.data.readers import ENDINGS, OnBad, Row, ending_of, read_file, refuse
-from gptlife.data.village import VillageSource
+from gptlife.data.village import source as village_world
+from gptlife.data.village.source import VillageSource
 
 T = TypeVar("T")
 FieldMap = Mapping[str, str] | None

@@ -33,7 +33,7 @@ from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.config import JudgeConfig
 from gptlife.reward.judges.judge import describe
 from gptlife.stages.evals.prompt_sets import MAIN
-from gptlife.stages.evals.tasks import decode_tasks
+from gptlife.stages.evals.tasks.catalogue import decode_tasks
 from gptlife.stages.evals.tasks.lm_loss import LMLoss
 from gptlife.stages.evals.tasks.multiple_choice import MultipleChoice
 from gptlife.stages.evals.tasks.task import Task

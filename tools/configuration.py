@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from gptlife.data.config import Config, Execution
 from gptlife.data.sources import Source
 from gptlife.pipelines.lifecycle import LIFECYCLE, Step
-from gptlife.stages.evals.tasks import TASKS
+from gptlife.stages.evals.tasks.catalogue import TASKS
 from gptlife.stages.evals.tasks.task import Task
 from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.runtime.stage import StageConfig

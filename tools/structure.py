@@ -65,7 +65,8 @@ def graph_of(root: Path) -> Graph:
             parts = wanted.removeprefix("gptlife.").split(".") if wanted.startswith("gptlife.") else []
             while parts and ".".join(parts) not in modules:
                 parts.pop()
-            if parts and (target := ".".join(parts)) != name:
+            # Importing a module runs its package's own file too.
+            for target in {".".join(parts), ".".join(parts[:-1])} & modules.keys() - {name}:
                 graph[name].add(target)
     return graph
 

@@ -90,7 +90,7 @@ def test_identity_changes_with_everything_that_changes_rows(tmp_path):
 
 
 def test_village_identity_has_its_version(monkeypatch):
-    from gptlife.data import village
+    from gptlife.data.village import source as village
 
     source = decode(Source, {"village": {"part": "web", "count": 3}}, "x")
     before = source.identity(sha256_of_file)

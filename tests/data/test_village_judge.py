@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlife.data.village import VillageSource, rows, tasks
+from gptlife.data.village import tasks
 from gptlife.data.village.judge import Verdict, judge, kind_of
 from gptlife.data.village.lexicon import ANIMALS, FOODS, PLACES
+from gptlife.data.village.source import VillageSource, rows
 from gptlife.data.village.world import world_of
 
 DEMONSTRATIONS = list(rows(VillageSource(part="demonstrations", split="test", count=4000, flawed=0.5)))

@@ -12,7 +12,8 @@ import pytest
 
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError
-from gptlife.data.village import VillageSource, check_splits, rows, tasks
+from gptlife.data.village import tasks
+from gptlife.data.village.source import VillageSource, check_splits, rows
 from gptlife.data.village.world import RELATIONS, world_of
 
 # InstructGPT, Table 1.
@@ -165,7 +166,7 @@ def asks_of(relation: str, subject: str) -> list[str]:
 
 def test_rows_do_not_depend_on_count_or_process() -> None:
     program = (
-        "from gptlife.data.village import VillageSource, rows\n"
+        "from gptlife.data.village.source import VillageSource, rows\n"
         "for part in ('web', 'prompts', 'demonstrations', 'few_shot'):\n"
         "    print(list(rows(VillageSource(part=part, count=40))))"
     )

@@ -11,7 +11,7 @@ import yaml
 from gptlife.data.config import decode
 from gptlife.data.errors import UserError
 from gptlife.stages import evaluation
-from gptlife.stages.evals import tasks
+from gptlife.stages.evals.tasks import catalogue as tasks
 from gptlife.stages.evals.tasks.task import Task
 
 
