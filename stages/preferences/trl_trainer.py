@@ -13,6 +13,7 @@ What is set otherwise than TRL and `transformers.Trainer` do by themselves, and 
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,9 +85,9 @@ class EncodedRows:
         confirm(self, arranged[:8])
 
     @staticmethod
+    @abstractmethod
     def micro_batch(config: Any, processes: int, rows: list[Row]) -> int:
         """Rows in one forward pass of a process."""
-        raise NotImplementedError
 
     @staticmethod
     def arranged(rows: list[Row], size: int) -> list[Row]:

@@ -6,6 +6,7 @@ learnt from them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +21,7 @@ Loss = Callable[["nn.Module", "Minibatch"], "dict[str, Tensor]"]
 `<metric>_sum`, which are logged as means over n."""
 
 
-class Algorithm:
+class Algorithm(ABC):
     """An online algorithm; a stage's own derives from it."""
 
     name: ClassVar[str]
@@ -35,14 +36,14 @@ class Algorithm:
     config: OnlineConfig
     """The stage's."""
 
+    @abstractmethod
     def experience(self, readings: Readings, rollouts: Rollouts, kl_coef: float) -> Experience:
         """Rewards, advantages and returns of all episodes of a step."""
-        raise NotImplementedError
 
     def denominator(self, rollouts: Rollouts, experience: Experience, episodes: Sequence[int]) -> float:
         """What the loss of a minibatch is divided by, over all processes: by default its response tokens."""
         return float(rollouts.mask_BR[list(episodes)].sum())
 
+    @abstractmethod
     def losses(self, step: int, kl_coef: float) -> dict[str, Loss]:
         """The loss of each network that learns in this step, by its name in `Networks`."""
-        raise NotImplementedError

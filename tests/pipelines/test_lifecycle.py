@@ -74,7 +74,7 @@ def test_what_a_recipe_wires_must_be_there(inputs_of_evaluation, name):
     with pytest.raises(UserError) as error:
         inputs_of_evaluation("ppo=null", f"evaluation.inputs={{{name}: ppo}}")
     assert str(error.value).startswith(f"smoke.yaml: evaluation reads ppo (as '{name}'), but the recipe has no table")
-    # The stage itself can do without `reward`, whoever wires it.
+    # The stage itself can do without `reward`, even when a recipe wires it.
     wired = inputs_of_evaluation("reward_model=null", "ppo=null", "best_of_n=null", "evaluation.inputs={reward: ppo}")
     assert "reward" not in wired
 

@@ -61,7 +61,7 @@ def test_over_optimisation_is_said(online_log):
         (lambda i: 1.0, lambda i: -0.1 * i, 20),  # the score doesn't rise
         (lambda i: 0.1 * i, lambda i: -1e-4 * i, 20),  # gold falls within its noise
         (lambda i: 0.1 * i, lambda i: -0.1 * i, 9),  # too short to tell
-        (lambda i: 0.1 * i, None, 20),  # nobody watched
+        (lambda i: 0.1 * i, None, 20),  # no judge
     ],
 )
 def test_over_optimisation_is_not_said_without_cause(score, gold, steps, online_log):
