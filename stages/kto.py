@@ -1,6 +1,6 @@
 """Stage `kto`: learn from single answers labelled desirable or undesirable, through TRL.
 
-Ethayarajh et al. 2024, Kahneman-Tversky optimisation (arXiv 2402.01306), section 4. With DPO's implicit reward r and
+Ethayarajh et al. 2024, Kahneman-Tversky optimisation (arXiv 2402.01306, final version), section 4. With DPO's implicit reward r and
 the reference point z0 = max(0, beta · KL(policy || reference)), the loss of a desirable answer is
 desirable_weight · (1 - σ(r - z0)), that of an undesirable one undesirable_weight · (1 - σ(z0 - r)). The KL is estimated
 without gradient from answers to other prompts of the same `kl_batch_size` rows. Forward, loss and backward are
@@ -9,7 +9,7 @@ without gradient from answers to other prompts of the same `kl_batch_size` rows.
 Without `data` the labels come from rankings: the answers ranked best are desirable, those ranked worst undesirable (all
 of them where some share the rank), and those between are left out, as is a ranking whose answers are all tied.
 
-Left out: weights chosen from the counts of the labels, and the paper's variant without a KL (z0 = 0).
+Left out: weights chosen from the counts of the labels, and the paper's ablation without a KL (z0 = 0).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class KTOConfig(PreferenceConfig):
     """Train a policy on answers with single labels by Kahneman-Tversky optimisation."""
 
     desirable_weight: PositiveFloat = 1.0
-    """Weight of desirable answers. [KTO section 4]"""
+    """Weight of desirable answers. [KTO section 4: 1]"""
     undesirable_weight: PositiveFloat = 1.0
-    """Weight of undesirable ones; weighted, there should be 1 to 4/3 times as many desirable. [KTO section 4]"""
+    """Weight of undesirable ones; weighted, there should be 1 to 3/2 times as many desirable. [KTO Eq 9; version 1: 4/3]"""
     kl_batch_size: int | None = Field(None, ge=2)
     """Answers over which the KL is estimated, in one forward pass over all processes; None: the whole batch. It changes
-    the result; lower it when memory runs out (`micro_batch_tokens` serves the validation only). [KTO section 4]"""
+    the result; lower it when memory runs out (`micro_batch_tokens` serves the validation only). [KTO section 4: 8 to 128]"""
     learning_rate: NonNegativeFloat = 5e-6
-    """Peak. [KTO section 4, for AdamW]"""
+    """Peak. [KTO section 4, for AdamW; its comparisons with DPO have 5e-7]"""
     batch_size: int = Field(32, ge=2)
     """Global batch in answers. [KTO section 4]"""
     warmup_steps: NonNegativeInt = 150
-    """Steps to the peak, at most half of all. [as DPO]"""
+    """Steps to the peak, at most half of all. [the authors' code, ContextualAI/HALOs; not printed in the paper]"""
 
 
 def run(config: KTOConfig, output: Path, *, policy: Path, comparisons: Path | None = None) -> Metrics:

@@ -21,4 +21,4 @@ class PreferenceConfig(FinetuningConfig):
     """Rows held out, or the share of `data`; the input `comparisons` brings its own."""
     beta: float = Field(0.1, gt=0)
     """Strength of the KL constraint: the higher, the nearer the policy stays to the reference. [DPO App. B, which has
-    0.5 for TL;DR; KTO section 4]"""
+    0.5 for TL;DR; KTO section 4: 0.1 is a good default]"""
