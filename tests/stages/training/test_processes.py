@@ -17,7 +17,7 @@ import pytest
 import yaml
 from torch.testing import assert_close
 
-from gptlife.stages import comparisons, ppo, pretrain, reward_model, rloo, sft
+from gptlife.stages import cispo, comparisons, grpo, ppo, pretrain, reward_model, rloo, sft
 
 SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -154,19 +154,26 @@ Checkpoints.save = saved
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "lora"), [(ppo.STAGE, None), (ppo.STAGE, {"rank": 4}), (rloo.STAGE, None)],
-                         ids=["ppo", "ppo-lora", "rloo"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "own"),
+    [
+        (ppo.STAGE, {"value_learning_rate": 1e-4}),
+        (ppo.STAGE, {"value_learning_rate": 1e-4, "lora": {"rank": 4}}),
+        (rloo.STAGE, {"answers_per_prompt": 5}),
+        (grpo.STAGE, {"answers_per_prompt": 5, "kl_coef": 0.04}),
+        (cispo.STAGE, {"answers_per_prompt": 5}),
+    ],
+    ids=["ppo", "ppo-lora", "rloo", "grpo", "cispo"],
+)
 def test_online_stages_and_their_checkpoints(
-    stage: Any, lora: dict[str, int] | None, tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any,
+    stage: Any, own: dict[str, Any], tiny: Any, run: Any, tmp_path: Path, log_of: Any, weights: Any,
     digests: Any, launch: Callable[..., Any],
 ) -> None:  # fmt: skip
     fields = {
         "prompts": str(tiny.prompts), "pretraining": str(tiny.text), "ptx_rows_per_episode": 0.5, "ptx_length": 16,
         "steps": 3, "batch_size": 10, "minibatch_size": 5, "max_new_tokens": 8, "learning_rate": 1e-4,
-        "warmup_steps": 0, "ema": 0.9, "lora": lora, "sample_every": 1, "micro_batch_tokens": 100, "keep_every": 2,
+        "warmup_steps": 0, "ema": 0.9, "sample_every": 1, "micro_batch_tokens": 100, "keep_every": 2, **own,
     }  # fmt: skip
-    own = {"ppo": {"value_learning_rate": 1e-4}, "rloo": {"answers_per_prompt": 5}}[stage.name]
-    fields |= own
     inputs = {"policy": tiny.sft, "reward": tiny.reward_model}
     run(stage, fields, tmp_path / "one", **inputs)
     done = launch(stage.name, fields, tmp_path / "two", inputs)

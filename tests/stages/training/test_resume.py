@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_model
 
-from gptlife.stages import ppo, pretrain, reward_model, rloo, sft
+from gptlife.stages import cispo, grpo, ppo, pretrain, reward_model, rloo, sft
 from gptlife.stages.runtime.execution import COST
 
 SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
@@ -27,6 +27,7 @@ def case(name: str, tiny: Any) -> tuple[Any, dict[str, Any], dict[str, Path]]:
     steps = {"steps": 4, "batch_size": 8, "minibatch_size": 4, "max_new_tokens": 8, "learning_rate": 1e-3,
              "prompts": str(tiny.prompts), "pretraining": text, "ptx_rows_per_episode": 0.5, "ptx_length": 16
              }  # fmt: skip
+    groups = {"answers_per_prompt": 4, "ema": 0.9, "adaptive_kl": {"target": 0.01, "horizon": 20}}
     return {
         "pretrain": (
             pretrain.STAGE,
@@ -55,11 +56,13 @@ def case(name: str, tiny: Any) -> tuple[Any, dict[str, Any], dict[str, Path]]:
         "ppo_lora": (ppo.STAGE, {**steps, "ema": 0.9, "lora": {"rank": 4}}, players),
         "rloo": (rloo.STAGE, {**steps, "ema": 0.9, "adaptive_kl": {"target": 0.01, "horizon": 20}}, players),
         "rloo_lora": (rloo.STAGE, {**steps, "ema": 0.9, "lora": {"rank": 4}, "inner_epochs": 2}, players),
+        "grpo": (grpo.STAGE, {**steps, **groups, "mask_truncated": True, "inner_epochs": 2}, players),
+        "cispo": (cispo.STAGE, {**steps, **groups, "clip_range_high": 0.5, "inner_epochs": 2}, players),
     }[name]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", ["pretrain", "sft", "sft_lora", "reward_model", "ppo", "ppo_lora", "rloo", "rloo_lora"]
+    "name", ["pretrain", "sft", "sft_lora", "reward_model", "ppo", "ppo_lora", "rloo", "rloo_lora", "grpo", "cispo"]
 )
 def test_resumed_is_uninterrupted(
     name: str,
