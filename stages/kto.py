@@ -1,7 +1,7 @@
 """Stage `kto`: learn from single answers labelled desirable or undesirable, through TRL.
 
-Ethayarajh et al. 2024, Kahneman-Tversky optimisation (arXiv 2402.01306, final version), section 4. With DPO's implicit reward r and
-the reference point z0 = max(0, beta · KL(policy || reference)), the loss of a desirable answer is
+Ethayarajh et al. 2024, Kahneman-Tversky optimisation (arXiv 2402.01306, its final version), section 4. With DPO's
+implicit reward r and the reference point z0 = max(0, beta · KL(policy || reference)), the loss of a desirable answer is
 desirable_weight · (1 - σ(r - z0)), that of an undesirable one undesirable_weight · (1 - σ(z0 - r)). The KL is estimated
 without gradient from answers to other prompts of the same `kl_batch_size` rows. Forward, loss and backward are
 `trl.KTOTrainer`'s; the rest is as in `dpo`.
@@ -31,10 +31,12 @@ class KTOConfig(PreferenceConfig):
     desirable_weight: PositiveFloat = 1.0
     """Weight of desirable answers. [KTO section 4: 1]"""
     undesirable_weight: PositiveFloat = 1.0
-    """Weight of undesirable ones; weighted, there should be 1 to 3/2 times as many desirable. [KTO Eq 9; version 1: 4/3]"""
+    """Weight of undesirable ones; weighted, there should be 1 to 3/2 times as many desirable. [KTO section 4; its first
+    version: 4/3]"""
     kl_batch_size: int | None = Field(None, ge=2)
     """Answers over which the KL is estimated, in one forward pass over all processes; None: the whole batch. It changes
-    the result; lower it when memory runs out (`micro_batch_tokens` serves the validation only). [KTO section 4: 8 to 128]"""
+    the result; lower it when memory runs out (`micro_batch_tokens` serves the validation only). [KTO section 4: 8 to
+    128]"""
     learning_rate: NonNegativeFloat = 5e-6
     """Peak. [KTO section 4, for AdamW; its comparisons with DPO have 5e-7]"""
     batch_size: int = Field(32, ge=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -73,9 +73,7 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     Raises:
         UserError: for text or lengths that don't fit the model.
     """
-    from transformers import AutoModelForCausalLM
-
-    from gptlife.stages.modeling import checks, lengths, loading
+    from gptlife.stages.modeling import lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.runtime.device import flops_per_token, peak_flops, peak_gpu_memory_mb
     from gptlife.stages.training import lm
@@ -91,15 +89,7 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
     validation = lm.PackedRows(held_out, config.sequence_length)
     if not len(rows) or not len(validation):
         raise UserError("pretrain.data: fewer than two tokens; give more text")
-
-    settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
-    act = "lower it, or raise the context in architecture.fields"
-    lengths.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
-    loading.set_dropouts(settings, dict.fromkeys(loading.DROPOUTS, config.dropout))
-    model = AutoModelForCausalLM.from_config(settings)
-    checks.check_causal(model, "pretrain.architecture")
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    model = _fresh(config, vocabulary)
     flops, peak = flops_per_token(model, config.sequence_length), peak_flops(accelerator.device)
 
     def validate(current: nn.Module) -> dict[str, float]:
@@ -133,6 +123,27 @@ def run(config: PretrainConfig, output: Path, *, tokenizer: Path) -> Metrics:
         "mfu": rate / peak if peak else None,
         "peak_gpu_memory_mb": peak_gpu_memory_mb(accelerator.device),
     }
+
+
+def _fresh(config: PretrainConfig, vocabulary: Any) -> Any:
+    """A model of the architecture for this tokenizer, with random weights (`accelerator_for` has set the seed).
+
+    Raises:
+        UserError: for rows longer than its context, or a model that looks at later tokens.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from gptlife.stages.modeling import checks, lengths, loading
+
+    settings = config.architecture.build(len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
+    act = "lower it, or raise the context in architecture.fields"
+    lengths.check_context(config.sequence_length, settings, "pretrain.sequence_length", act)
+    loading.set_dropouts(settings, dict.fromkeys(loading.DROPOUTS, config.dropout))
+    model = AutoModelForCausalLM.from_config(settings)
+    checks.check_causal(model, "pretrain.architecture")
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
 
 
 def schedule(config: PretrainConfig, n_rows: int) -> Schedule:

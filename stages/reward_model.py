@@ -211,7 +211,7 @@ def _train(
         "reward_model" if number == 0 else f"reward_model {loading.MEMBERS}/{number}",
         describe=_describe,
         validate=validate,
-        validate_every=config.validate_every or max(1, round(len(plan.sizes) / config.epochs / 4)),
+        validate_every=config.validation_interval(len(plan.sizes)),
     )
     del metrics["validation_accuracy"]  # measured again on the saved member
     model = adapters.merge_lora(model)

@@ -9,6 +9,7 @@ this point of the life no reward model exists, so selection here is by validatio
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,11 +23,12 @@ from gptlife.stages.training.config import FinetuningConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import nn
 
     from gptlife.stages.training.lm import PackedRows
 
 log = logging.getLogger(__name__)
+Rows = list[tuple[list[int], list[bool]]]
+"""Conversations as tokens, with a mark on each token that is a target."""
 
 
 class SFTConfig(FinetuningConfig):
@@ -73,9 +75,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     Raises:
         UserError: for data or lengths that don't fit the model.
     """
-    from gptlife.data.formats import conversations
     from gptlife.data.packing import pack_examples
-    from gptlife.data.splits import split
     from gptlife.stages.modeling import adapters, lengths, loading
     from gptlife.stages.modeling.forward import SelectedLogits
     from gptlife.stages.runtime.device import peak_gpu_memory_mb
@@ -87,30 +87,22 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     tokenizer = loading.load_tokenizer(base)
     model = loading.load_causal(base, tokenizer, {"resid_pdrop": config.residual_dropout})
     limit = lengths.limit_of(config.max_length, model, "sft.max_length")
-    rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
-    if isinstance(config.validation, float):
-        rows, held_out = split(rows, config.validation, "sft.validation")
-    else:
-        held_out = _rows(conversations(config.validation), tokenizer, limit, config, "sft.validation")
+    rows, held_out = _train_and_held_out(config, tokenizer, limit)
     examples: Any = lm.TargetRows(rows)
     if config.packing:
         bins = pack_examples([len(tokens) - 1 for tokens, _ in rows], limit)
         examples = lm.PackedConversations(rows, bins)
     elif config.pretraining is not None:
         examples = lm.Joined(examples, _text_rows(config, model, tokenizer, len(rows), output, accelerator))
-    validation = lm.TargetRows(held_out)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.lora is not None:
         model = adapters.add_lora(model, config.lora, "CAUSAL_LM")
     reader = SelectedLogits(model).to(accelerator.device)
     plan = epochs(config, len(examples), config.batch_size, config.epochs, config.warmup_steps)
-
-    def validate(current: nn.Module) -> dict[str, float]:
-        return lm.evaluate_lm(current, validation, accelerator, config.micro_batch_tokens)
-
-    reader.eval()
-    before = validate(reader)
+    validation, tokens = lm.TargetRows(held_out), config.micro_batch_tokens
+    validate = partial(lm.evaluate_lm, rows=validation, accelerator=accelerator, tokens=tokens)
+    before = validate(reader.eval())
     metrics = fit(
         reader,
         examples,
@@ -136,6 +128,21 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     }
 
 
+def _train_and_held_out(config: SFTConfig, tokenizer: Any, limit: int) -> tuple[Rows, Rows]:
+    """Conversations to train on, and those of `validation`, as tokens.
+
+    Raises:
+        UserError: for one of more than `limit` tokens (with `too_long: refuse`), or where none is left.
+    """
+    from gptlife.data.formats import conversations
+    from gptlife.data.splits import split
+
+    rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")
+    if isinstance(config.validation, float):
+        return split(rows, config.validation, "sft.validation")
+    return rows, _rows(conversations(config.validation), tokenizer, limit, config, "sft.validation")
+
+
 def _text_rows(
     config: SFTConfig, model: Any, tokenizer: Any, n_conversations: int, output: Path, accelerator: Accelerator
 ) -> PackedRows:
@@ -159,9 +166,7 @@ def _text_rows(
     return PackedRows(stream[:wanted], length)
 
 
-def _rows(
-    given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
-) -> list[tuple[list[int], list[bool]]]:
+def _rows(given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str) -> Rows:
     from gptlife.data.tokens import encode_conversation
 
     rows, skipped = [], 0

@@ -187,6 +187,7 @@ class _Descent:
         """Step number `step` (from 0) on its global batch; its metrics, and the tokens that it read."""
         tick, batch = time.monotonic(), self.schedule.batch(step)
         seed_step(self.config.seed, step, self.accelerator.process_index)
+        self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rates[step]
         denominator = sum(self.examples.weights[index] for index in batch)
@@ -224,8 +225,8 @@ def fit(
     name: str,
     *,
     describe: Describe,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
-    validate_every: int = 0,
+    validate: Callable[[nn.Module], dict[str, float]],
+    validate_every: int,
     keep_best: str | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place; metrics of the last step, validation of the final weights, cost of the run.
@@ -233,51 +234,40 @@ def fit(
     Args:
         loss: (model, batch) -> (loss summed over targets, further sums); divided by the batch's summed weights here.
         describe: (sums over the step, denominator) -> metrics for the log.
-        validate: metrics of the model on held-out data, every `validate_every` steps and at the end.
+        validate: metrics of the model on held-out data, every `validate_every` steps (0: never) and at the end.
         keep_best: the validation metric (lower is better) by which the final weights are chosen; None: the last.
             The validation metrics returned are then those of the chosen weights, and `best_step` says which they are.
 
     Raises:
         UserError: when a loss or gradient is not finite; nothing was stepped, the last checkpoint stays.
     """
-    optimizer = adamw(model, config)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    best = Best(output, accelerator, keep_best)
-    checkpoints = Checkpoints(
-        output, accelerator, config.checkpoint_seconds, config.checkpoints_kept, files=[best.path]
-    )
-    state = checkpoints.restore() or {"step": 0, "tokens": 0, "seconds": 0.0, "best": None}
-    step, tokens, total = int(state["step"]), int(state["tokens"]), len(schedule.sizes)
-    best.kept = state["best"]
-    begun = time.monotonic() - float(state["seconds"])
-    metrics: dict[str, Any] = {}
-    model.train()
+    model, optimizer = accelerator.prepare(model, adamw(model, config))
     descent = _Descent(model, optimizer, examples, schedule, loss, describe, config, accelerator, name)
-    log = MetricLog(output, name, total, start=step, track=config.track, main=accelerator.is_main_process)
+    best = Best(output, accelerator, keep_best)
+    every, keep = config.checkpoint_seconds, config.checkpoints_kept
+    checkpoints = Checkpoints(output, accelerator, every, keep, files=[best.path])
+    state = checkpoints.restore() or {"step": 0, "tokens": 0, "seconds": 0.0, "best": None}
+    start, tokens, total = int(state["step"]), int(state["tokens"]), len(schedule.sizes)
+    best.kept, begun = state["best"], time.monotonic() - float(state["seconds"])
+    metrics: dict[str, Any] = {}
+    log = MetricLog(output, name, total, start=start, track=config.track, main=accelerator.is_main_process)
     with log, signals.stop_after_step():
-        while step < total:
-            taken, read = descent.take(step)
-            step, tokens = step + 1, tokens + read
+        for step in range(start + 1, total + 1):
+            taken, read = descent.take(step - 1)
+            tokens += read
             metrics = {**taken, "tokens": tokens}
-            validated = validate is not None and (step == total or bool(validate_every and step % validate_every == 0))
-            if validate is not None and validated:
-                model.eval()
-                held_out = validate(model)
-                model.train()
+            validating = step == total or bool(validate_every and step % validate_every == 0)
+            if validating:
+                held_out = validate(model.eval())
                 metrics |= held_out
                 best.consider(model, held_out, step)
-            if step % config.log_every == 0 or validated or step == total:
+            if validating or step % config.log_every == 0:
                 log.log(step, metrics, f"loss {metrics['loss']:.3f} {metrics['tokens_per_second']:,.0f} tokens/s")
             if step < total:
                 kept = {"tokens": tokens, "seconds": time.monotonic() - begun, "best": best.kept}
                 checkpoints.keep_up(step, kept)
-    kept_metrics = best.restore(model, total)
+    metrics |= best.restore(model, total)
     seconds = time.monotonic() - begun
-    return {
-        **metrics,
-        **kept_metrics,
-        "steps": total,
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        **checkpoints.cost(),
-    }
+    rate = round(tokens / max(seconds, 1e-9), 1)
+    cost = {"steps": total, "seconds": round(seconds, 2), "tokens_per_second": rate, **checkpoints.cost()}
+    return {**metrics, **cost}
