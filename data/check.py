@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import CONVERT, detect, map_fields
+from gptlife.data.formats import detect, map_fields
+from gptlife.data.forms import CONVERT
 from gptlife.data.readers import Row
 from gptlife.data.sources import Source, rows
 from gptlife.data.turns import Form

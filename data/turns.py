@@ -19,7 +19,7 @@ from gptlife.data.values import is_int
 
 Messages = list[dict[str, str]]
 Form = dict[str, Any]
-"""A row in one of the forms that `gptlife.data.formats` lists."""
+"""A row in one of the forms that `gptlife.data.forms` lists."""
 
 _ROLES = {
     **{role: role for role in ("system", "user", "assistant")},

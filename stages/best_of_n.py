@@ -79,7 +79,7 @@ def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **mo
     Raises:
         UserError: when the judge lacks what it needs, or a prompt does not fit.
     """
-    from gptlife.data.formats import prompts
+    from gptlife.data.forms import prompts
     from gptlife.reward.judges.judge import load_judge
     from gptlife.stages.training.setup import accelerator_for
 

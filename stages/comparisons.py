@@ -72,7 +72,7 @@ def run(config: ComparisonsConfig, output: Path, *, policy: Path) -> Metrics:
     Raises:
         UserError: for prompts that leave no room for an answer, or a labeler that gives another number of ranks.
     """
-    from gptlife.data.formats import prompts
+    from gptlife.data.forms import prompts
     from gptlife.data.splits import split
     from gptlife.stages.modeling import loading
     from gptlife.stages.runtime.metric_log import MetricLog

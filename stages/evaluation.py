@@ -181,7 +181,7 @@ def _outputs(
     output: Path,
 ) -> dict[str, Outputs]:
     """What every candidate gives, in the inputs' order."""
-    from gptlife.data.formats import conversations
+    from gptlife.data.forms import conversations
     from gptlife.stages.evals import outputs
     from gptlife.stages.evals.candidates import Sampling, continuations, load_candidates
 

@@ -136,7 +136,7 @@ def _encoded(config: RewardModelConfig, base: Path, comparisons: Sequence[Path |
     Raises:
         UserError: when there are none, or fewer than `config.rankings`.
     """
-    from gptlife.data.formats import rankings
+    from gptlife.data.forms import rankings
     from gptlife.stages.modeling import lengths, loading
 
     tokenizer = loading.load_tokenizer(base)

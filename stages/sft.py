@@ -134,7 +134,7 @@ def _train_and_held_out(config: SFTConfig, tokenizer: Any, limit: int) -> tuple[
     Raises:
         UserError: for one of more than `limit` tokens (with `too_long: refuse`), or where none is left.
     """
-    from gptlife.data.formats import conversations
+    from gptlife.data.forms import conversations
     from gptlife.data.splits import split
 
     rows = _rows(conversations(config.data, config.seed), tokenizer, limit, config, "sft.data")

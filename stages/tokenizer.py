@@ -43,7 +43,7 @@ def run(config: TokenizerConfig, output: Path) -> Metrics:
     import os
     from itertools import islice
 
-    from gptlife.data.formats import texts
+    from gptlife.data.forms import texts
     from gptlife.data.tokens import encode_texts, train_tokenizer
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

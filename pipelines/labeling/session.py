@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import detect, to_ranking
+from gptlife.data.formats import detect
+from gptlife.data.forms import to_ranking
 from gptlife.data.rankings import ANSWER_FIELDS, RANK_FIELDS
 from gptlife.data.readers import Row, ending_of
 from gptlife.data.sources import Source, rows

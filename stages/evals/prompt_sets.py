@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gptlife.data.formats import prompts
+from gptlife.data.forms import prompts
 from gptlife.data.sources import Data
 from gptlife.reward.judges.verdicts import Prompt
 

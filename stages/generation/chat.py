@@ -145,7 +145,7 @@ def read_prompts(path: Path, limit: int) -> list[Messages]:
         UserError: when the file is missing or has no prompt.
     """
     if path.suffix != ".txt":
-        from gptlife.data.formats import prompts
+        from gptlife.data.forms import prompts
         from gptlife.data.sources import Source
 
         return [row["messages"] for row in prompts([Source.model_validate({"path": str(path), "limit": limit})])]

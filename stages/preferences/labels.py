@@ -35,7 +35,7 @@ def labelled_rows(
         parts = [encode(part, tokenizer, limit, f"{stage}.data", empty=False) for part in rankings]
         train, held_out = ([row for ranking in part for row in label_rows(ranking)] for part in parts)
     else:
-        from gptlife.data.formats import labelled
+        from gptlife.data.forms import labelled
 
         rows = labelled(data, seed)
         if isinstance(validation, float):

@@ -123,7 +123,7 @@ def train_and_held_out(
     Raises:
         UserError: when there are none; `stage` begins its text.
     """
-    from gptlife.data.formats import rankings
+    from gptlife.data.forms import rankings
     from gptlife.data.splits import split
 
     outputs = [path for path in comparisons if path is not None]
@@ -182,7 +182,7 @@ def sequences(rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
 
 def demonstrations(data: Data | None, tokenizer: Any, limit: int) -> list[list[int]]:
     """The demonstrations of at most `limit` tokens, encoded; none where `data` is None."""
-    from gptlife.data.formats import conversations
+    from gptlife.data.forms import conversations
     from gptlife.data.tokens import encode_conversation
 
     if data is None:

@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import prompts as load_prompts
+from gptlife.data.forms import prompts as load_prompts
 from gptlife.reward import kl
 from gptlife.reward.judges.functions import checked, load_function
 from gptlife.reward.judges.judge import load_judge

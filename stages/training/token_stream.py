@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from gptlife.data.config import sha256_of_file
 from gptlife.data.errors import UserError
-from gptlife.data.formats import texts
+from gptlife.data.forms import texts
 from gptlife.data.sources import Source
 from gptlife.data.tokens import encode_texts
 from gptlife.stages.runtime.artifact import CHECKPOINTS

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gptlife.data import formats
+from gptlife.data import forms
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Source
 
@@ -22,7 +22,7 @@ CASES = yaml.safe_load((HERE / "expected.yaml").read_text(encoding="utf-8"))
 
 
 def load(path: Path, kind: str, **more: Any) -> list[Any]:
-    return list(getattr(formats, kind)([Source(path=str(path), **more)]))
+    return list(getattr(forms, kind)([Source(path=str(path), **more)]))
 
 
 def test_every_file_has_its_line_and_the_corpus_is_large() -> None:
@@ -57,7 +57,7 @@ def test_read_correctly(case: dict[str, Any]) -> None:
 def test_a_line_of_a_hundred_megabytes(tmp_path: Path) -> None:
     path, text = tmp_path / "long.jsonl", "word " * 20_000_000
     path.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "b"}) + "\n" + "{" + text, encoding="utf-8")
-    rows = formats.texts([Source(path=str(path))])
+    rows = forms.texts([Source(path=str(path))])
     assert [len(next(rows)), len(next(rows))] == [100_000_000, 1]
     with pytest.raises(UserError, match=r"long\.jsonl:3: not valid JSON") as caught:
         next(rows)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gptlife.data.errors import UserError
-from gptlife.data.formats import rankings
+from gptlife.data.forms import rankings
 from gptlife.data.sources import Source
 from gptlife.pipelines.labeling import session as label
 from gptlife.pipelines.labeling.file import LabelFile

@@ -109,7 +109,7 @@ def trainer_of(tiny: Any, tmp_path: Path) -> Callable[..., Any]:
 def steps_of(tiny: Any) -> Callable[..., Any]:
     """`steps_of(PPO, PPOConfig, fields, output)`: (networks, trainer) of an online stage on the tiny life."""
     from gptlife.data.config import decode
-    from gptlife.data.formats import prompts
+    from gptlife.data.forms import prompts
     from gptlife.stages.rl.loop import Trainer
     from gptlife.stages.rl.networks import Networks
     from gptlife.stages.training.setup import accelerator_for

@@ -11,7 +11,7 @@ any other exception is a finding, and so is an input that takes more than five s
     jsonl, json   a row that is not what a second, plain reading of its line gives; a line that is neither row nor fault
     csv, tsv      a row whose columns are not those of the header
     gz, zst       a row from a file that the compression's own tool calls damaged
-    rows          a conversation, prompt, label or ranking that breaks what the stages are promised (data/formats.py)
+    rows          a conversation, prompt, label or ranking that breaks what the stages are promised (data/forms.py)
     chat          a control token that came out of a turn's text
     recipe        a recipe that is not a table of known steps
 
@@ -133,7 +133,7 @@ def fuzz(target: str, runs: int, seconds: int, seed: int) -> int:
 
 def target_of(name: str) -> Callable[[bytes], None]:
     """What is called with each input."""
-    from gptlife.data import formats
+    from gptlife.data import forms
     from gptlife.data.errors import UserError
     from gptlife.data.readers import Row, read_file
 
@@ -209,12 +209,12 @@ def target_of(name: str) -> Callable[[bytes], None]:
     def rows_of(content: bytes) -> None:
         fields = drawn_fields(content)
         for convert in (
-            formats.to_text,
-            formats.to_prompt,
-            formats.to_conversation,
-            formats.to_label,
-            formats.to_ranking,
-            formats.to_choices,
+            forms.to_text,
+            forms.to_prompt,
+            forms.to_conversation,
+            forms.to_label,
+            forms.to_ranking,
+            forms.to_choices,
         ):
             try:
                 keeps_promise(convert.__name__, convert(Row("x:1", fields), None))
@@ -292,7 +292,7 @@ def drawn_fields(content: bytes) -> dict[str, Any]:
 
 
 def keeps_promise(name: str, form: dict[str, Any]) -> None:
-    """What data/formats.py says of each form."""
+    """What data/forms.py says of each form."""
     if "messages" in form:
         roles = [turn["role"] for turn in form["messages"]]
         spoken = roles[1:] if roles[:1] == ["system"] else roles

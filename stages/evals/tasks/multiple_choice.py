@@ -28,7 +28,7 @@ class MultipleChoice(Task):
 
     def run(self, candidate: Candidate) -> Metrics:
         """`few_shot`, accuracy by task; `few_shot_loss`, the right choice's loss by task, in nats per token."""
-        from gptlife.data.formats import choices
+        from gptlife.data.forms import choices
 
         items = choices(self.choices)
         return by_task(items, mean_logprobs(candidate.reader, candidate.tokenizer, items, candidate.micro_batch_tokens))
