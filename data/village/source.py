@@ -16,7 +16,7 @@ from pydantic import Field
 from gptlife.data.config import Config
 from gptlife.data.village import capabilities, tasks, web
 from gptlife.data.village.drafts import Desk
-from gptlife.data.village.world import MAX_VILLAGERS, SPLITS, World, world_of
+from gptlife.data.village.world import MAX_VILLAGERS, World, world_of
 
 VERSION = 2
 """Raise it when the same source gives other rows: it enters their address."""
@@ -84,25 +84,3 @@ def _prompts(world: World, source: VillageSource, stream: random.Random) -> Iter
             meta["flaw"] = tasks.draw_flaw(stream, source.flawed)
             messages.append({"role": "assistant", "content": tasks.answer(drawn, meta["flaw"], stream)})
         yield {"messages": messages, "meta": meta}
-
-
-def check_splits(seed: int, villagers: int, count: int = 3000) -> dict[str, int]:
-    """Draw `count` prompts of each split and check that no two splits share a fact or a prompt.
-
-    Returns the number of different facts and combinations per split.
-
-    Raises:
-        ValueError: two splits share something; the message names it.
-    """
-    owner: dict[str, str] = {}
-    facts: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for split in SPLITS:
-        source = VillageSource.model_validate(
-            {"part": "prompts", "split": split, "count": count, "seed": seed, "villagers": villagers}
-        )
-        for row in rows(source):
-            for thing in (*row["meta"]["facts"], row["messages"][0]["content"]):
-                if owner.setdefault(thing, split) != split:
-                    raise ValueError(f"village {seed}/{villagers}: '{thing}' is in {owner[thing]} and in {split}")
-            facts[split].update(row["meta"]["facts"])
-    return {split: len(ids) for split, ids in facts.items()}
