@@ -54,13 +54,14 @@ def plan(recipe: Recipe, store: Store, hash_file: HashFile | None = None) -> lis
     """Every step of the recipe in order, with its address.
 
     Raises:
-        UserError: where a data file or a required input is missing.
+        UserError: where a data file or a required input is missing, or a stage refuses its config with these inputs.
     """
     done: dict[str, Planned] = {}
     try:
         for table in recipe.tables:
             stage, where = table.step.stage, f"{recipe.where}: {table.step.name}"
             inputs = _inputs(table, done, recipe.where)
+            _check(table, inputs, where)
             address = _address(stage, table.config, table.adopted, inputs, hash_file or store.hash_file, where)
             adopted = table.adopted.directory if table.adopted else None
             done[table.step.name] = Planned(
@@ -123,6 +124,17 @@ def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, 
                 f"add it, or give `{upstream}: {{adopt: <directory or hub id@revision>}}`"
             )
     return inputs
+
+
+def _check(table: Table, inputs: Mapping[str, Planned], where: str) -> None:
+    """What the stage refuses by its config and the names of its inputs, before anything runs."""
+    stage = table.step.stage
+    if table.config is None or stage.check is None:
+        return
+    try:
+        stage.check(table.config, inputs)
+    except UserError as error:
+        raise UserError(f"{where}{str(error).removeprefix(stage.name)}") from None
 
 
 def _adopted_identity(adopted: Adopted | None, hash_file: HashFile) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +84,8 @@ def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **mo
     from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
+    check(config, more)
     by_model = config.judge is not None and config.judge.reward_model
-    if by_model and GOLD not in more:
-        raise UserError("best_of_n.judge: reward_model needs the input `gold`; give it, or name another judge")
     judge = load_judge(config.judge, "best_of_n.judge") if config.judge is not None and not by_model else None
     accelerator = accelerator_for(config, output)
     rows = _sample_all(config, accelerator, prompts(config.prompts, config.seed), policy, output)
@@ -101,6 +100,12 @@ def run(config: BestOfNConfig, output: Path, *, policy: Path, reward: Path, **mo
         _write(config, rows, scores, gold, output)
         metrics = _metrics(config, rows, scores, gold)
     return {**metrics, "seconds": round(time.monotonic() - started, 2)}
+
+
+def check(config: BestOfNConfig, inputs: Collection[str]) -> None:
+    """Refuse a reward model as the judge where it is not among the inputs. Raises UserError."""
+    if config.judge is not None and config.judge.reward_model and GOLD not in inputs:
+        raise UserError("best_of_n.judge: reward_model needs the input `gold`; give it, or name another judge")
 
 
 def _sample_all(
@@ -245,6 +250,7 @@ STAGE = Stage(
     run,
     inputs=("policy", "reward"),
     open=True,
+    check=check,
     title="best of n",
     family="answers",
     about=(

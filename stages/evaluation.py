@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.config import JudgeConfig
 from gptlife.reward.judges.judge import describe
-from gptlife.stages.evals.prompt_sets import MAIN
+from gptlife.stages.evals.prompt_sets import MAIN, PROMPTED
 from gptlife.stages.evals.tasks.catalogue import decode_tasks
 from gptlife.stages.evals.tasks.lm_loss import LMLoss
 from gptlife.stages.evals.tasks.multiple_choice import MultipleChoice
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from gptlife.stages.evals.judging import Judging
     from gptlife.stages.evals.outputs import Outputs
     from gptlife.stages.evals.prompt_sets import PromptSet
+
+REWARD = "reward"
+"""The input that is no candidate."""
 
 
 class EvaluationConfig(SamplingConfig):
@@ -131,8 +134,9 @@ def run(config: EvaluationConfig, output: Path, *, reward: Path | None = None, *
     from gptlife.stages.training.setup import accelerator_for
 
     started = time.monotonic()
+    check(config, [*inputs] if reward is None else [*inputs, REWARD])
     bases = _base_models(config, inputs)
-    _check(config, inputs, bases, reward)
+    _check_baseline(config, inputs, bases)
     accelerator = accelerator_for(config, output)
     if accelerator.num_processes > 1:
         raise UserError("evaluation.launcher: runs in one process; leave the launcher out for this stage")
@@ -151,25 +155,35 @@ def _base_models(config: EvaluationConfig, inputs: Mapping[str, Path]) -> list[s
 
     if config.continuations is None:
         return [name for name, path in inputs.items() if continues_text(name, path)]
-    for name in config.continuations:
-        if name not in inputs:
-            raise UserError(f"evaluation.continuations: no input is called '{name}'{suggest(name, [*inputs])}")
     return config.continuations
 
 
-def _check(config: EvaluationConfig, inputs: Mapping[str, Path], bases: list[str], reward: Path | None) -> None:
-    from gptlife.stages.evals.candidates import PROMPTED
+def check(config: EvaluationConfig, inputs: Collection[str]) -> None:
+    """Refuse fields that name an input or a candidate which is not there.
 
-    if not inputs:
+    Which inputs are base models is only known when they are made: until then each could be.
+
+    Raises:
+        UserError: for the first such field, or without candidates.
+    """
+    names = [name for name in inputs if name != REWARD]
+    if not names:
         raise UserError("evaluation.inputs: no candidates; give at least one model or output of best_of_n, by any name")
+    for name in config.continuations or ():
+        if name not in names:
+            raise UserError(f"evaluation.continuations: no input is called '{name}'{suggest(name, names)}")
+    _check_baseline(config, names, names if config.continuations is None else config.continuations)
+    if config.judge.reward_model and REWARD not in inputs:
+        raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
+
+
+def _check_baseline(config: EvaluationConfig, inputs: Collection[str], bases: Collection[str]) -> None:
     names = [*inputs, *(f"{name}{PROMPTED}" for name in bases if config.shots is not None)]
     # A stage.yaml has every field, so a baseline that the user named can't be told from the default.
     chosen = config.baseline != EvaluationConfig.model_fields["baseline"].default
     if config.baseline not in names and (config.judge.llm is not None or chosen):
         hint = suggest(config.baseline, names)
         raise UserError(f"evaluation.baseline: no candidate is called '{config.baseline}'{hint}")
-    if config.judge.reward_model and reward is None:
-        raise UserError("evaluation.judge: reward_model needs the input `reward`; give it, or name another judge")
 
 
 def _outputs(
@@ -268,8 +282,9 @@ STAGE = Stage(
     "evaluation",
     EvaluationConfig,
     run,
-    optional=("reward",),
+    optional=(REWARD,),
     open=True,
+    check=check,
     version=5,
     title="evaluation",
     family="evaluation",

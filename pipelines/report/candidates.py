@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from gptlife.data.values import is_number
 from gptlife.pipelines.outputs import Table
+from gptlife.stages.evals.prompt_sets import PROMPTED
 
-PROMPTED = "_prompted"
-"""How evaluation ends the name of a base model that sees worked examples before the prompt."""
 _ALIKE = 1.1
 """Parameter counts within this factor are one size: a resized vocabulary does not make another model."""
 _FAMILIES = ("base", "chat", "online")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlife.data.values import is_number
-from gptlife.pipelines.report.candidates import PROMPTED
+from gptlife.stages.evals.prompt_sets import PROMPTED
 from gptlife.stages.runtime.stage import Family
 
 Metrics = Mapping[str, Any]

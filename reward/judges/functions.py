@@ -14,19 +14,26 @@ from gptlife.data.errors import UserError
 from gptlife.reward.judges.verdicts import Judge, Prompt, Verdict
 
 _SHOWN = 60  # characters of an answer in an error
+_NO_NAME = "names no function; write package.module:name or path/file.py:name"
 
 
 def identity_of_function(reference: str, hash_file: HashFile) -> str:
     """What the reference adds to an address: a file enters by its content, a module by its name.
 
     Raises:
-        UserError: when the file is missing.
+        UserError: when the reference has no name, or the file is missing or does not have the name anywhere. Whether a
+            module has it is only known by importing it (`load_function`), which can cost seconds.
     """
-    path, _, name = reference.partition(":")
+    path, colon, name = reference.partition(":")
+    if not colon:
+        raise UserError(f"'{reference}' {_NO_NAME}")
     if not path.endswith(".py"):
         return reference
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; give path/file.py:name")
+    source = Path(path).read_text(encoding="utf-8", errors="replace")
+    if name not in source and "import *" not in source:
+        raise UserError(f"{path}: has no function '{name}'; check the name")
     return f"{hash_file(path)}:{name}"
 
 
@@ -38,7 +45,7 @@ def load_function(reference: str, field: str) -> Callable[..., Any]:
     """
     module_name, colon, name = reference.partition(":")
     if not colon:
-        raise UserError(f"{field}: '{reference}' names no function; write package.module:name or path/file.py:name")
+        raise UserError(f"{field}: '{reference}' {_NO_NAME}")
     try:
         if module_name.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)

@@ -18,15 +18,12 @@ from accelerate import Accelerator
 
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import Messages, encode_texts, tokenizer_hash
-from gptlife.stages.evals.prompt_sets import PromptSet
+from gptlife.stages.evals.prompt_sets import PROMPTED, PromptSet
 from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.runtime.artifact import CHECKPOINTS, MANIFEST, is_complete
 from gptlife.stages.runtime.files import read_json
-
-PROMPTED = "_prompted"
-"""Ends the name of a base model behind worked examples."""
 
 
 class Answers(NamedTuple):

@@ -11,6 +11,8 @@ from gptlife.reward.judges.verdicts import Prompt
 
 MAIN = "prompts"
 """Name of the main set."""
+PROMPTED = "_prompted"
+"""Ends the name of a base model that sees worked examples before the prompt."""
 
 
 @dataclass(frozen=True)

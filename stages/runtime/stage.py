@@ -12,7 +12,7 @@ The orchestrator and a person use the same `main`. `stage.yaml` is flat: the con
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ class Stage:
     output, **inputs)` reads only its arguments, writes only under `output` and returns the metrics. `version` is
     bumped by hand when the same config would give another result. `title` is its name as people write it, `family`
     what its output is, `about` one or two sentences for the model card: reports, cards and evaluations read these, so
-    a new stage needs no entry in theirs.
+    a new stage needs no entry in theirs. `check(config, names of the inputs)` refuses what these two already tell, so
+    that a plan refuses it before anything runs; its errors begin with the stage's name and the field, and `run` calls
+    it too.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Stage:
     title: str = ""
     family: Family = "answers"
     about: str = ""
+    check: Callable[[Any, Collection[str]], None] | None = None
 
     def identity(self, config: StageConfig, hash_file: HashFile = sha256_of_file) -> dict[str, Any]:
         """What enters the address besides the inputs' addresses."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gptlife.data.errors import UserError
 from gptlife.pipelines import planner, recipe
@@ -101,6 +102,43 @@ def test_a_number_that_is_none_is_refused_by_the_plan(refusal, folder):
 def adopted_plan(chain, source):
     Path("adopted.yaml").write_text(f"pretrain: {{adopt: {source}}}\nsft: {{}}", encoding="utf-8")
     return planner.plan(recipe.load("adopted.yaml", [], chain), Store(Path("store")))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "complaint"),
+    [
+        ("baseline: stf", ".baseline: no candidate is called 'stf'; did you mean 'sft'?"),
+        ("continuations: [tsf]", ".continuations: no input is called 'tsf'; did you mean 'sft'?"),
+        (
+            "judge: {reward_model: true}",
+            ".judge: reward_model needs the input `reward`; give it, or name another judge",
+        ),
+        ("judge: {function: 'judge.py:jugde'}", ": judge.py: has no function 'jugde'; check the name"),
+    ],
+)
+def test_what_a_stage_refuses_by_its_inputs_is_refused_by_the_plan(folder, evaluation, complaint):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "judge.py").write_text("def judge(prompts, answers): ...")
+    good = {"prompts": "corpus.txt", "judge": {"village": True}}
+    wrong = {**good, **yaml.safe_load(evaluation)}
+    again = {"like": "evaluation", **wrong}  # errors name the step, not its stage
+    for name, steps in (("evaluation", {"evaluation": wrong}), ("again", {"evaluation": good, "again": again})):
+        (folder / "bad.yaml").write_text(yaml.safe_dump({"sft": {"adopt": "model"}, **steps}))
+        with pytest.raises(UserError) as error:
+            planner.plan(recipe.load("bad.yaml", [], LIFECYCLE), Store(Path("store")))
+        assert str(error.value) == f"bad.yaml: {name}{complaint}"
+
+
+def test_a_base_models_worked_examples_may_be_the_baseline(folder):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    text = "pretrain: {adopt: model}\nevaluation: {prompts: corpus.txt, judge: {village: true}, baseline: base_prompted"
+    (folder / "good.yaml").write_text(text + ", shots: corpus.txt}")
+    planner.plan(recipe.load("good.yaml", [], LIFECYCLE), Store(Path("store")))
+    (folder / "bad.yaml").write_text(text + "}")
+    with pytest.raises(UserError, match="no candidate is called 'base_prompted'"):
+        planner.plan(recipe.load("bad.yaml", [], LIFECYCLE), Store(Path("store")))
 
 
 def test_an_adopted_directory_is_its_files_and_stays_where_it_is(chain, folder):

@@ -72,16 +72,30 @@ def test_a_function_that_is_not_there(reference: str, message: str) -> None:
 def test_a_file_is_identified_by_content(tmp_path: Path) -> None:
     first, second = tmp_path / "first.py", tmp_path / "second.py"
     for path in (first, second):
-        path.write_text("x = 1\n", encoding="utf-8")
+        path.write_text("f = g = 1\n", encoding="utf-8")
     identity = identity_of_function(f"{first}:f", sha256_of_file)
     assert identity == identity_of_function(f"{second}:f", sha256_of_file)
     assert str(tmp_path) not in identity
     assert identity != identity_of_function(f"{first}:g", sha256_of_file)
-    second.write_text("x = 2\n", encoding="utf-8")
+    second.write_text("f = g = 2\n", encoding="utf-8")
     assert identity != identity_of_function(f"{second}:f", sha256_of_file)
     assert identity_of_function("package.module:f", sha256_of_file) == "package.module:f"
-    with pytest.raises(UserError, match=r"^gone\.py: no such file; give path/file\.py:name$"):
-        identity_of_function("gone.py:f", sha256_of_file)
+
+
+def test_a_plan_refuses_a_function_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def judge(prompts, answers): ...\n", encoding="utf-8")
+    for reference, message in (
+        ("gone.py:f", "gone.py: no such file; give path/file.py:name"),
+        (str(path), f"'{path}' names no function; write package.module:name or path/file.py:name"),
+        (f"{path}:jugde", f"{path}: has no function 'jugde'; check the name"),
+    ):
+        with pytest.raises(UserError) as error:
+            identity_of_function(reference, sha256_of_file)
+        assert str(error.value) == message
+    assert identity_of_function(f"{path}:judge", sha256_of_file).endswith(":judge")
+    path.write_text("from elsewhere import *\n", encoding="utf-8")
+    assert identity_of_function(f"{path}:jugde", sha256_of_file).endswith(":jugde")
 
 
 @pytest.mark.parametrize("returned", [None, 0.5, "scores", {"score": 1.0}])
