@@ -121,8 +121,8 @@ def decode(model: type[ConfigT], raw: Any, where: str) -> ConfigT:
     """Build a config of class `model` from decoded YAML.
 
     Raises:
-        UserError: one line for the first problem: `where.field: what is wrong`, with a suggestion for a misspelt
-            field.
+        UserError: one line for the first problem: `where.field: what is wrong` (`file.yaml: field: ...` where `where`
+            is a file), with a suggestion for a misspelt field.
     """
     if raw is None:
         raw = {}
@@ -143,7 +143,8 @@ def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
     # A union reports one problem per member. The user can act on an unknown key (the deepest), then on a value of the
     # right type.
     problem = max(problems, key=lambda p: (p["type"] == "extra_forbidden", p["type"] in _OF_A_VALUE, len(p["loc"])))
-    place = ".".join([where, *(str(part) for part in problem["loc"] if not _is_union_tag(part))])
+    parts = [str(part) for part in problem["loc"] if not _is_union_tag(part)]
+    place = _place(where, *parts)
     if problem["type"] == "extra_forbidden":
         parent = _model_at(model, problem["loc"][:-1])
         names = list(parent.model_fields) if parent else []
@@ -156,9 +157,15 @@ def _one_line(model: type[Config], error: ValidationError, where: str) -> str:
     text = re.sub(r"^(Value|Assertion) error, ", "", problem["msg"])
     parent = _model_at(model, problem["loc"])
     if parent and text.partition(":")[0] in parent.model_fields:  # from a validator of several fields
-        return f"{place}.{text}"
+        return _place(where, *parts, text)
     shown = "" if problem["type"] in ("value_error", "assertion_error") else f", found {problem['input']!r}"
     return f"{place}: {text[:1].lower() + text[1:]}{shown}"
+
+
+def _place(where: str, *fields: str) -> str:
+    """The dotted path of a field in `where`; a file and what is in it are parted by a colon."""
+    path = ".".join(fields)
+    return f"{where}: {path}" if path and where.endswith((".yaml", ".yml")) else ".".join(filter(None, (where, path)))
 
 
 def _is_union_tag(part: object) -> bool:

@@ -19,4 +19,4 @@ class UserError(Exception):
 def suggest(word: str, names: list[str]) -> str:
     """`; did you mean 'x'?`, or the list of all `names` when none is similar."""
     similar = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean '{similar[0]}'?" if similar else f"; there are: {', '.join(names)}"
+    return f"; did you mean '{similar[0]}'?" if similar else f"; there are: {', '.join(dict.fromkeys(names))}"

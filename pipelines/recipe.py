@@ -87,6 +87,8 @@ def load(source: str, overrides: Sequence[str], steps: Sequence[Step]) -> Recipe
     """
     name, where, raw = _read(source)
     names = [step.name for step in steps]
+    if twice := [step for step in names if names.count(step) > 1]:
+        raise UserError(f"steps: two are called '{twice[0]}'; leave one out, or give it another name")
     _refuse_unknown_variables(raw.get("vars"), overrides)
     raw = apply_overrides(raw, list(overrides))
     for key, table in raw.items():

@@ -102,7 +102,7 @@ def up_to(planned: list[Planned], until: str | None) -> list[Planned]:
     if until is None:
         return planned
     if until not in by_name:
-        raise UserError(f"--until {until}: the recipe has no such step{suggest(until, list(by_name))}")
+        raise UserError(f"until {until}: the recipe has no such step{suggest(until, list(by_name))}")
     needed: set[str] = set()
     waiting = [by_name[until]]
     while waiting:
@@ -116,9 +116,9 @@ def _remove_fresh(wanted: list[Planned], store: Store, fresh: Sequence[str]) -> 
     by_name = {step.name: step for step in wanted}
     for name in fresh:
         if name != "all" and name not in by_name:
-            raise UserError(f"--fresh {name}: no such step in this run{suggest(name, [*by_name, 'all'])}")
+            raise UserError(f"fresh {name}: no such step in this run{suggest(name, [*by_name, 'all'])}")
         if name != "all" and by_name[name].external:
-            raise UserError(f"--fresh {name}: adopted from {by_name[name].path}, which gptlife does not remove")
+            raise UserError(f"fresh {name}: adopted from {by_name[name].path}, which gptlife does not remove")
     for step in wanted:
         if not step.external and ("all" in fresh or step.name in fresh):
             store.remove(step.path)

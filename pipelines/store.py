@@ -49,14 +49,13 @@ class Store:
         Raises:
             UserError: naming the first damaged file.
         """
+        act = f"make it again (gptlife run ... --fresh {step})"
         for name, entry in read_json(path / artifact.MANIFEST)["files"].items():
             file = path / name
             if not file.is_file():
-                raise UserError(f"{file}: missing, though the manifest lists it; make it again with --fresh {step}")
+                raise UserError(f"{file}: missing, though the manifest lists it; {act}")
             if (size := file.stat().st_size) != entry["bytes"]:
-                raise UserError(
-                    f"{file}: damaged ({size} bytes instead of {entry['bytes']}); make it again with --fresh {step}"
-                )
+                raise UserError(f"{file}: damaged ({size} bytes instead of {entry['bytes']}); {act}")
 
     def remove(self, path: Path) -> None:
         """Delete an output and the work towards it. It is renamed first, so that an address never holds half an output.
@@ -83,7 +82,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
         except OSError as error:
-            raise UserError(f"{path}: can't be written ({error.strerror}); choose another place: --store DIR") from None
+            raise UserError(f"{path}: can't be written ({error.strerror}); choose another store") from None
         return path
 
     # Content hashes of data files
@@ -173,7 +172,7 @@ class Store:
         raise UserError(f"{target}: not a directory, an address or a recipe that was run in {self.root}{hint}")
 
     def _step_of(self, run: dict[str, Any], name: str, step: str, suits: Callable[[Path], bool]) -> Path:
-        paths = {key: Path(entry["path"]) for key, entry in run["steps"].items()}
+        paths = {key: self._path_now(entry) for key, entry in run["steps"].items()}
         if step:
             if step not in paths:
                 raise UserError(f"{name}:{step}: the recipe has no such step{suggest(step, list(paths))}")
@@ -184,6 +183,11 @@ class Store:
             if path.is_dir() and suits(path):
                 return path
         raise UserError(f"{name}: no finished output in {self.root} fits here; gptlife run {name}")
+
+    def _path_now(self, step: Mapping[str, str]) -> Path:
+        """Where the output of a step that was run lies: in this store, also in a copied one, or where it was adopted."""
+        path = Path(step["path"])
+        return self.path(step["address"]) if path.name == step["address"] else path
 
 
 def _is_whole(path: Path) -> bool:

@@ -37,6 +37,12 @@ class Life:
         """Every evaluation that measured something, the main one first."""
         return evaluations(self.of("evaluation"), self.records)
 
+    @property
+    def due(self) -> list[Record]:
+        """Evaluations that were not begun, though all that they read is done."""
+        ready = [r for r in self.of("evaluation") if all(up.state == "done" for up in r.step.inputs.values())]
+        return [record for record in ready if record.state == "to do"]
+
     def missing(self, family: Family) -> str:
         """Why a section has nothing to show, and what would change that."""
         lead = self.lead(family)

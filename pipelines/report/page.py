@@ -84,6 +84,7 @@ def _page(records: Sequence[Record], name: str) -> str:
             sections.append(Markup(template.render(life=life, **context)))
     return templates.get_template("page.html").render(
         name=name,
+        due=life.due,
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         summary=summary(life),
         version=provenance.versions().get("gptlife", ""),

@@ -131,6 +131,23 @@ def test_refused_in_one_line_with_its_place(raw, line):
     assert said.startswith(f"x.yaml: sft.{line}")
 
 
+def test_a_field_of_a_file_follows_a_colon():
+    class Pair(Config):
+        low: int = 0
+
+        @model_validator(mode="after")
+        def _low(self):
+            if self.low > 1:
+                raise ValueError(f"low: {self.low} is above 1")
+            return self
+
+    for raw, line in (({"hihg": 1}, "hihg: no such field"), ({"low": 2}, "low: 2 is above 1")):
+        for where, place in (("a/stage.yaml", "a/stage.yaml: "), ("x.yaml: sft", "x.yaml: sft."), ("sft", "sft.")):
+            with pytest.raises(UserError) as error:
+                decode(Pair, raw, where)
+            assert str(error.value).startswith(place + line)
+
+
 def test_what_is_not_a_table_is_refused():
     assert refusal([1]) == "x.yaml: sft: expected a table of fields, found [1]"
 

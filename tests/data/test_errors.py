@@ -24,3 +24,4 @@ def test_a_similar_name_is_suggested():
 
 def test_otherwise_all_names_are_listed():
     assert suggest("xyz", ["tokenizer", "pretrain"]) == "; there are: tokenizer, pretrain"
+    assert suggest("xyz", ["tokenizer", "pretrain", "tokenizer"]) == "; there are: tokenizer, pretrain"  # each once

@@ -65,6 +65,25 @@ def test_what_goes_wrong_is_a_user_error(chain, report, folder, monkeypatch):
         api.run("toy.yaml", steps=chain)
 
 
+def test_two_steps_of_one_name_are_refused(chain, folder):
+    for call in (api.plan, api.run):
+        with pytest.raises(UserError, match=r"^steps: two are called 'sft'; leave one out, or give it another name$"):
+            call("toy.yaml", steps=(*chain, chain[2]))
+    assert not (folder / "store").exists()
+
+
+def test_errors_of_the_api_name_no_option_of_the_command_line(chain, folder):
+    for arguments, message in (
+        ({"until": "stf"}, "until stf: the recipe has no such step; did you mean 'sft'?"),
+        ({"fresh": ["stf"]}, "fresh stf: no such step in this run; did you mean 'sft'?"),
+        ({"store": "corpus.txt"}, f"{folder}/corpus.txt/runs/toy.json: can't be written (Not a directory); "
+                                  "choose another store"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as error:
+            api.run("toy.yaml", steps=chain, **arguments)
+        assert str(error.value) == message
+
+
 def test_an_old_outputs_config_has_todays_names(tmp_path):
     folder = tmp_path / "store" / "ppo-0123456789ab"
     folder.mkdir(parents=True)

@@ -165,3 +165,9 @@ def test_a_terminal_without_the_letter_shows_its_number(folder):
     told = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout.endswith(b"st\\xf6re/reports/smoke.html\n")
+
+
+@pytest.mark.parametrize("module", ["gptlife", "gptlife.pipelines.cli", "gptlife.pipelines.cli.app"])
+def test_every_module_that_looks_like_the_command_is_it(module):
+    told = subprocess.run([sys.executable, "-m", module, "recipes"], capture_output=True, text=True, check=True)
+    assert "quickstart" in told.stdout

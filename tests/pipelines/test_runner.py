@@ -124,7 +124,7 @@ def test_until_stops_after_the_named_step(gptlife, folder):
     wrong = gptlife("run", "toy.yaml", "--until", "pretrian")
     assert (wrong.code, wrong.err) == (
         2,
-        "gptlife: --until pretrian: the recipe has no such step; did you mean 'pretrain'?\n",
+        "gptlife: until pretrian: the recipe has no such step; did you mean 'pretrain'?\n",
     )
 
 
@@ -138,7 +138,7 @@ def test_fresh_makes_the_named_step_again_and_only_that(gptlife, short):
     everything = gptlife("run", "short.yaml", "--fresh", "all")
     assert everything.out.count("running") == 2
     wrong = gptlife("run", "short.yaml", "--fresh", "pretrian")
-    assert wrong.err == "gptlife: --fresh pretrian: no such step in this run; did you mean 'pretrain'?\n"
+    assert wrong.err == "gptlife: fresh pretrian: no such step in this run; did you mean 'pretrain'?\n"
 
 
 def test_a_damaged_output_is_not_built_upon(gptlife, folder):
@@ -148,7 +148,7 @@ def test_a_damaged_output_is_not_built_upon(gptlife, folder):
     damaged = gptlife("run", "toy.yaml")
     assert (damaged.code, damaged.err) == (
         2,
-        f"gptlife: {model}: damaged (6 bytes instead of 7); make it again with --fresh pretrain\n",
+        f"gptlife: {model}: damaged (6 bytes instead of 7); make it again (gptlife run ... --fresh pretrain)\n",
     )
     assert made(folder) == ["pretrain", "tokenizer"]
     assert gptlife("run", "toy.yaml", "--until", "sft", "--fresh", "pretrain").code == 0
@@ -163,7 +163,7 @@ def test_an_adopted_directory_is_read_where_it_is_and_never_removed(gptlife, fol
     assert ran.out.splitlines()[0].endswith(f"(adopted: {folder}/mine)")
     assert made(folder) == ["sft"]
     wrong = gptlife("run", "adopted.yaml", "--fresh", "pretrain")
-    assert wrong.err == (f"gptlife: --fresh pretrain: adopted from {folder}/mine, which gptlife does not remove\n")
+    assert wrong.err == (f"gptlife: fresh pretrain: adopted from {folder}/mine, which gptlife does not remove\n")
     assert (folder / "mine" / "config.json").is_file()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_a_store_that_cannot_be_written_still_plans_but_does_not_run(tmp_path):
     with pytest.raises(UserError) as error:
         store.write("runs/x.json", "{}")
     assert str(error.value) == (
-        f"{tmp_path}/store/runs/x.json: can't be written (Not a directory); choose another place: --store DIR"
+        f"{tmp_path}/store/runs/x.json: can't be written (Not a directory); choose another store"
     )
 
 
@@ -109,11 +110,15 @@ def test_damage_is_seen_and_names_the_file(tmp_path):
     (path / "model").write_text("weight", encoding="utf-8")
     with pytest.raises(UserError) as error:
         store.check(path, "sft")
-    assert str(error.value) == f"{path}/model: damaged (6 bytes instead of 7); make it again with --fresh sft"
+    assert (
+        str(error.value) == f"{path}/model: damaged (6 bytes instead of 7); make it again (gptlife run ... --fresh sft)"
+    )
     (path / "model").unlink()
     with pytest.raises(UserError) as error:
         store.check(path, "sft")
-    assert str(error.value) == (f"{path}/model: missing, though the manifest lists it; make it again with --fresh sft")
+    assert str(error.value) == (
+        f"{path}/model: missing, though the manifest lists it; make it again (gptlife run ... --fresh sft)"
+    )
 
 
 def test_artefacts_are_the_finished_ones(tmp_path):
@@ -184,6 +189,21 @@ def test_an_output_is_found_by_address_recipe_step_or_directory(ran, tmp_path, m
     run = ran.last_run("life")
     assert (run["recipe"], run["overrides"]) == ("my/life.yaml", ["seed=3"])
     assert run["steps"]["ppo"] == {"address": "ppo-1", "path": str(ran.root / "ppo-1")}
+
+
+def test_a_store_that_was_copied_means_its_own_outputs(ran, tmp_path):
+    adopted = tmp_path / "mine"
+    adopted.mkdir()
+    run = ran.last_run("life")
+    run["steps"]["base"] = {"address": "pretrain-9", "path": str(adopted)}
+    ran.record_run("life", run)
+    shutil.copytree(ran.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    assert copy.find("life:sft") == tmp_path / "copy" / "sft-1"
+    assert copy.find("life") == tmp_path / "copy" / "sft-1"
+    shutil.rmtree(ran.root)
+    assert copy.find("life:sft") == tmp_path / "copy" / "sft-1"
+    assert copy.find("life:base") == adopted  # adopted: it never lay in the store
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_shared_steps_come_first_and_inputs_before_what_reads_them():
             "three.yaml: sft.learning_rate: input should be a valid number, found 'high' "
             "(in the combination seed=1 sft.learning_rate=high)",
         ),
-        (["seed=1,2", "--until", "stf"], "--until stf: the recipe has no such step; did you mean 'sft'?"),
+        (["seed=1,2", "--until", "stf"], "until stf: the recipe has no such step; did you mean 'sft'?"),
         (["seed=1,2", "--metric", "stf.score"], "--metric stf.score: no step of that name runs; did you mean 'sft'?"),
         (
             ["seed=1,2", "--metric", "score"],

@@ -41,6 +41,19 @@ def test_a_life_that_stopped_half_way(half, monkeypatch, reader):
     assert "The step ppo is not started; gptlife run toy makes this." in text
 
 
+def test_an_evaluation_that_only_itself_misses_is_told_with_its_command(life, undrawn, reader):
+    said = "The tables of evaluation are missing: all that it reads is done"
+    command = "gptlife run toy --until evaluation"
+    for name in {step.name for step in life.steps["evaluation"].inputs.values()}:
+        assert said not in reader(life.page()).text
+        life.done(name, {"steps": 1})
+    text = reader(life.page()).text
+    assert said in text
+    assert command in text
+    life.done("evaluation", {"prompts": 500, "models": {}, "win_rates": [], "tax": {}, "samples": []})
+    assert command not in reader(life.page()).text
+
+
 def test_many_steps_are_folded(half, reader, branched):
     assert "of 14 steps are done; states and addresses" in reader(half.page(branched)).text
     assert "ppo 2 0.0 s 0 reward_model 2" not in reader(half.page()).text

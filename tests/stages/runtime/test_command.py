@@ -121,7 +121,7 @@ def test_a_real_stage_by_its_command(tiny: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gptlife.stages.tokenizer", "--config", str(path)]
     wrong = subprocess.run([*command, "vocabulry=1"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr == f"tokenizer: {path}.vocabulry: no such field; did you mean 'vocabulary'?\n"
+    assert wrong.stderr == f"tokenizer: {path}: vocabulry: no such field; did you mean 'vocabulary'?\n"
     right = subprocess.run(command, capture_output=True, text=True, check=False)
     assert right.returncode == 0, right.stderr
     assert "Traceback" not in right.stderr

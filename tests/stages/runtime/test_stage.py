@@ -14,7 +14,7 @@ Toy = Callable[..., Any]
 @pytest.mark.parametrize(
     ("words", "table", "message"),
     [
-        (["sise=4"], None, "stage.yaml.sise: no such field; did you mean 'size'?"),
+        (["sise=4"], None, "stage.yaml: sise: no such field; did you mean 'size'?"),
         (["size=many"], None, "found 'many'"),
         (["size"], None, "size: expected field=value"),
         (["inputs.bose=x"], None, "inputs.bose: toy has no such input; did you mean 'base'?"),
