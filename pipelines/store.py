@@ -185,7 +185,7 @@ class Store:
         raise UserError(f"{name}: no finished output in {self.root} fits here; gptlife run {name}")
 
     def _path_now(self, step: Mapping[str, str]) -> Path:
-        """Where the output of a step that was run lies: in this store, also in a copied one, or where it was adopted."""
+        """Where the output of a step that was run is: in this store, a copied one too, or where it was adopted."""
         path = Path(step["path"])
         return self.path(step["address"]) if path.name == step["address"] else path
 

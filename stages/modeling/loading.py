@@ -93,14 +93,15 @@ def load_scorer(path: Path, fresh_head: bool = False, tokenizer: Any = None) -> 
 def load_reward(path: Path, ensemble: EnsembleConfig | None = None) -> nn.Module:
     """The output of the stage `reward_model`: (inputs, select_BT) -> (N,) scores, by `ensemble`'s rule.
 
-    A `SelectedScores` where there is one member, an `EnsembleScores` where there are several.
+    A `SelectedScores` where there is one member, an `EnsembleScores` where there are several; they share a tokenizer.
 
     Raises:
         UserError: when a member can't be loaded.
     """
-    members = [SelectedScores(load_scorer(path))]
+    tokenizer = load_tokenizer(path)
+    members = [SelectedScores(load_scorer(path, tokenizer=tokenizer))]
     while (further := member_path(path, len(members))).is_dir():
-        members.append(SelectedScores(load_scorer(further)))
+        members.append(SelectedScores(load_scorer(further, tokenizer=tokenizer)))
     return EnsembleScores(members, ensemble or EnsembleConfig()) if len(members) > 1 else members[0]
 
 

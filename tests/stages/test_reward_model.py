@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from gptlife.data.errors import UserError
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.stages import reward_model
+from gptlife.stages.modeling import loading
 from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.loading import load_reward, load_scorer
 from gptlife.stages.modeling.scorer import EnsembleScores, score
@@ -312,6 +313,13 @@ def test_members_are_read_as_one(
     single = load_reward(trained[0], EnsembleConfig(rule="worst"))
     assert isinstance(single, SelectedScores)
     assert score(single, rows).tolist() == score(SelectedScores(load_scorer(trained[0])), rows).tolist()
+
+
+def test_members_share_a_tokenizer(ensemble: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    load, loaded = loading.load_tokenizer, []
+    monkeypatch.setattr(loading, "load_tokenizer", lambda path: (loaded.append(path), load(path))[1])
+    load_reward(ensemble[0])
+    assert loaded == [ensemble[0]]
 
 
 def test_what_an_ensemble_tells(tiny: Any, ensemble: tuple[Path, dict[str, Any]]) -> None:
