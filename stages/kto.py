@@ -38,11 +38,11 @@ class KTOConfig(PreferenceConfig):
     the result; lower it when memory runs out (`micro_batch_tokens` serves the validation only). [KTO section 4: 8 to
     128]"""
     learning_rate: NonNegativeFloat = 5e-6
-    """Peak. [KTO section 4, for AdamW; its comparisons with DPO have 5e-7]"""
+    """Peak. [KTO section 4, for AdamW, where DPO has 5e-7]"""
     batch_size: int = Field(32, ge=2)
     """Global batch in answers. [KTO section 4]"""
     warmup_steps: NonNegativeInt = 150
-    """Steps to the peak, at most half of all. [the authors' code, ContextualAI/HALOs; not printed in the paper]"""
+    """Steps to the peak, at most half of all. [the authors' code, ContextualAI/HALOs]"""
 
 
 def run(config: KTOConfig, output: Path, *, policy: Path, comparisons: Path | None = None) -> Metrics:
