@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
+    from gptlife.data.encoded import Encoded
     from gptlife.stages.training.lm import PackedRows
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
         held_out = _rows(conversations(config.validation), tokenizer, limit, config, "sft.validation")
     examples: Any = lm.TargetRows(rows)
     if config.packing:
-        bins = pack_examples([len(tokens) - 1 for tokens, _ in rows], limit)
+        bins = pack_examples([len(row) - 1 for row in rows], limit)
         examples = lm.PackedConversations(rows, bins)
     elif config.pretraining is not None:
         examples = lm.Joined(examples, _text_rows(config, model, tokenizer, len(rows), output, accelerator))
@@ -159,21 +160,19 @@ def _text_rows(
     return PackedRows(stream[:wanted], length)
 
 
-def _rows(
-    given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str
-) -> list[tuple[list[int], list[bool]]]:
+def _rows(given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str) -> list[Encoded]:
     from gptlife.data.tokens import encode_conversation
 
     rows, skipped = [], 0
     for number, conversation in enumerate(given, 1):
-        tokens, marks = encode_conversation(tokenizer, conversation["messages"])
-        if len(tokens) <= limit:
-            rows.append((tokens, marks))
+        row = encode_conversation(tokenizer, conversation["messages"])
+        if len(row) <= limit:
+            rows.append(row)
         elif config.too_long == "skip":
             skipped += 1
         else:
             raise UserError(
-                f"{place}: conversation {number} has {len(tokens)} tokens, the limit is {limit}; "
+                f"{place}: conversation {number} has {len(row)} tokens, the limit is {limit}; "
                 "shorten it, raise max_length, or set too_long: skip"
             )
     if skipped:
