@@ -47,10 +47,8 @@ def by_brute_force(
     )
     logprobs, refs, values, scores = [], [], [], []
     for prompt, answer in sampled:
-        ids, places = (
-            torch.tensor([prompt.tokens + answer.tokens]),
-            oracles.response_places(len(prompt), len(answer.tokens)),
-        )
+        ids = torch.tensor([prompt.followed_by(answer.tokens).tokens])
+        places = oracles.response_places(len(prompt), len(answer.tokens))
         for model, kept in ((actor, logprobs), (reference, refs)):
             table = (model(input_ids=ids).logits[0, places] / options["temperature"]).log_softmax(-1)
             kept.append(table.gather(-1, torch.tensor(answer.tokens).unsqueeze(-1)).squeeze(-1))

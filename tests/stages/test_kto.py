@@ -172,7 +172,7 @@ def test_an_answer_that_was_cut_off_has_no_end(tiny: Any) -> None:
         (folder / f"{name}.jsonl").write_text(json.dumps(ranking) + "\n", encoding="utf-8")
     train, held_out = labels.labelled_rows(None, 0.1, 0, [folder], tokenizer, 64, "kto")
     ids = [tokenizer(text)["input_ids"] for text in ("a", "b")]
-    assert [row["completion_ids"] for row in train] == [ids[0], [*ids[1], 0]]
+    assert [row["encoded"].split()[1] for row in train] == [ids[0], [*ids[1], 0]]
     assert [row["label"] for row in train] == [True, False]
     assert train == held_out
 
