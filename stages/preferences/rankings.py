@@ -49,13 +49,14 @@ class Rankings:
 
         from gptlife.stages.modeling.batch import CPU, Batch, inputs_of, last_positions, shared_inputs
 
-        rows = answers_of([self.rows[index] for index in indices])
+        rows = [self.rows[index] for index in indices]
         if self.shared:
-            inputs, select = shared_inputs([self.rows[index]["encoded"] for index in indices], CPU)
+            inputs, select = shared_inputs([row["encoded"] for row in rows], CPU)
         else:
-            inputs, select = inputs_of(rows, CPU), last_positions(rows, CPU)
+            answers = answers_of(rows)
+            inputs, select = inputs_of(answers, CPU), last_positions(answers, CPU)
         targets = {
-            "ranks": torch.tensor([rank for index in indices for rank in self.rows[index]["ranks"]]),
+            "ranks": torch.tensor([rank for row in rows for rank in row["ranks"]]),
             "group": torch.tensor([index for index in indices for _ in self.rows[index]["ranks"]]),
         }
         return Batch(inputs, select, targets)
