@@ -8,8 +8,9 @@ are the tokens that were sampled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_answer, encode_prompt
 from gptlife.data.turns import Messages
@@ -21,18 +22,6 @@ TooLong = Literal["drop", "cut", "refuse"]
 """What happens to a row over the limit: it is left out, loses its last tokens, or is an error."""
 
 
-class EncodedAnswers(NamedTuple):
-    """Token ids of one prompt and of its answers; a dropped answer is None."""
-
-    prompt: list[int]
-    answers: list[list[int] | None]
-
-    @property
-    def rows(self) -> list[list[int] | None]:
-        """The prompt followed by each answer."""
-        return [None if answer is None else self.prompt + answer for answer in self.answers]
-
-
 def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     messages: Messages,
@@ -42,8 +31,8 @@ def encode_answers(
     limit: int,
     too_long: TooLong,
     place: str,
-) -> EncodedAnswers:
-    """Encode a prompt and its answers.
+) -> list[Encoded | None]:
+    """The prompt followed by each of its answers; None for a dropped one.
 
     Args:
         messages: the prompt, ending in the user's turn.
@@ -60,11 +49,11 @@ def encode_answers(
     if too_long == "cut" and room < 1:
         raise UserError(f"{place} has {len(prompt)} tokens, the limit is {limit}; shorten it so that an answer fits")
     ended = [True] * len(answers) if finished is None else finished
-    encoded: list[list[int] | None] = []
+    encoded: list[Encoded | None] = []
     for text, done in zip(answers, ended, strict=True):
         ids = encode_answer(tokenizer, text, done)
         if len(ids) > room and too_long == "refuse":
             count = f"{len(prompt) + len(ids)} tokens with its answer"
             raise UserError(f"{place} has {count}, the limit is {limit}; shorten it or leave it out")
-        encoded.append(None if len(ids) > room and too_long == "drop" else ids[: max(0, room)])
-    return EncodedAnswers(prompt, encoded)
+        encoded.append(None if len(ids) > room and too_long == "drop" else prompt.followed_by(ids[: max(0, room)]))
+    return encoded

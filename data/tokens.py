@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.turns import Messages
 
@@ -97,28 +98,29 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **options)["input_ids"]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Ids of a prompt, up to and including the header of the assistant's turn.
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Encoded:
+    """A prompt, up to and including the header of the assistant's turn.
 
     Raises:
         UserError: the tokenizer has no chat template, or its template refuses the messages.
     """
     marked, mark = _mark(tokenizer, messages)
-    return _encode_rendered(tokenizer, _render(tokenizer, marked, generation_prompt=True), mark)[0]
+    return Encoded.prompt(_encode_rendered(tokenizer, _render(tokenizer, marked, generation_prompt=True), mark)[0])
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str, ended: bool) -> list[int]:
     """Ids of an answer, with the end token if it `ended` (a cut-off answer did not).
 
-    With our template, `encode_prompt(m) + encode_answer(a, True)` are the ids of `encode_conversation(m + a)`.
+    With our template, `encode_prompt(m).followed_by(encode_answer(a, True))` is `encode_conversation(m + a)` where `m`
+    has no answer yet.
     """
     return encode_text(tokenizer, answer) + ([tokenizer.eos_token_id] if ended else [])
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation, and for each whether the assistant says it (its answers and their end tokens).
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Encoded:
+    """A conversation; what the assistant says is marked (its answers and their end tokens).
 
-    The mask comes from the template's `{% generation %}` if it has one. Otherwise each answer is what the rendered text
+    The marks come from the template's `{% generation %}` if it has one. Otherwise each answer is what the rendered text
     gains from "prompt with the assistant's header" to "prompt with answer". That needs a template whose text for the
     first turns is a prefix of its text for all; white space after the answer's end token is not counted.
 
@@ -132,7 +134,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Messages) 
         text = _render(tokenizer, marked)
         spans = _spans_by_prefix(tokenizer, marked, text)
     ids, starts = _encode_rendered(tokenizer, text, mark)
-    return ids, [any(begin <= start < end for begin, end in spans) for start in starts]
+    return Encoded(ids, [any(begin <= start < end for begin, end in spans) for start in starts])
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -35,6 +35,7 @@ from gptlife.stages.runtime.stage import Metrics, Stage
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from gptlife.data.encoded import Encoded
     from gptlife.reward.statistics.winrate import Floats
 
 Row = dict[str, Any]
@@ -150,11 +151,11 @@ def _scores_of(
     from gptlife.stages.evals.reward import RewardModel
 
     model = RewardModel(path, config.ensemble, accelerator.device)
-    tokens: list[list[int]] = []
+    answers: list[Encoded] = []
     for number, row in enumerate(rows, 1):
         place = f"best_of_n.inputs.{name}: prompt {number}"
-        tokens += model.encode(row["messages"], row["answers"], row["finished"], place)
-    scores_MS = model.member_scores(tokens)
+        answers += model.encode(row["messages"], row["answers"], row["finished"], place)
+    scores_MS = model.member_scores(answers)
     scores = {name: model.combined(scores_MS)}
     if len(scores_MS) > 1:
         scores[f"{name}.1"] = scores_MS[0]

@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from gptlife.data.rankings import pairs
 from gptlife.stages.preferences.config import SHOWN, PreferenceConfig
-from gptlife.stages.preferences.rankings import Row, encode, sequences, train_and_held_out
+from gptlife.stages.preferences.rankings import Row, answers_of, encode, train_and_held_out
 from gptlife.stages.runtime.stage import Metrics, Stage
 
 
@@ -65,7 +65,7 @@ def run(config: DPOConfig, output: Path, *, policy: Path, comparisons: Path | No
         counts.update(pairs=len(rows), rankings=len(train), validation_rankings=len(held_out))
         counts["validation_pairs"] = sum(len(pairs(ranking["ranks"])) for ranking in held_out)
         return rows, {
-            name: (sequences(part), partial(pair_metrics, part, name, config.label_smoothing))
+            name: (answers_of(part), partial(pair_metrics, part, name, config.label_smoothing))
             for name, part in (("validation", held_out), ("train", train[:SHOWN]))
         }
 
@@ -90,10 +90,11 @@ def pair_rows(ranking: Row, which: Literal["all", "best_worst"]) -> list[dict[st
 
     Of answers that share the best or the worst rank, `best_worst` takes the first.
     """
-    ranks, answers = ranking["ranks"], [answer for _, answer in sequences([ranking])]
+    ranks = ranking["ranks"]
+    prompts, answers = zip(*(answer.split() for answer in ranking["encoded"]), strict=True)
     chosen = pairs(ranks) if which == "all" else [(ranks.index(min(ranks)), ranks.index(max(ranks)))]
     return [
-        {"prompt_ids": ranking["prompt"], "chosen_ids": answers[better], "rejected_ids": answers[worse]}
+        {"prompt_ids": prompts[better].tokens, "chosen_ids": answers[better], "rejected_ids": answers[worse]}
         for better, worse in chosen
     ]
 

@@ -53,7 +53,7 @@ def run(config: KTOConfig, output: Path, *, policy: Path, comparisons: Path | No
             that is not finite.
     """
     from gptlife.stages.preferences import trl_loop, trl_trainer
-    from gptlife.stages.preferences.implicit_rewards import label_metrics, label_sequences
+    from gptlife.stages.preferences.implicit_rewards import label_answers, label_metrics
 
     counts: Metrics = {}
     weights = (config.desirable_weight, config.undesirable_weight)
@@ -65,13 +65,19 @@ def run(config: KTOConfig, output: Path, *, policy: Path, comparisons: Path | No
             desirable = sum(row["label"] for row in rows)
             counts.update({f"{prefix}desirable": desirable, f"{prefix}undesirable": len(rows) - desirable})
         shown = [row for label in (True, False) for row in [r for r in train if r["label"] is label][: SHOWN // 2]]
-        return train, {
-            name: (label_sequences(rows), partial(label_metrics, rows, name, config.beta, weights))
+        return [label_columns(row) for row in train], {
+            name: (label_answers(rows), partial(label_metrics, rows, name, config.beta, weights))
             for name, rows in (("validation", held_out), ("train", shown))
         }
 
     options = {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
     return {**trl_loop.train(trl_trainer.KTOTrainer, config, output, policy, options, encoded), **counts}
+
+
+def label_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A labelled answer as TRL's columns: `prompt_ids`, `completion_ids`, `label`."""
+    prompt, answer = row["encoded"].split()
+    return {"prompt_ids": prompt.tokens, "completion_ids": answer, "label": row["label"]}
 
 
 STAGE = Stage(

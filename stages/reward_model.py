@@ -33,6 +33,7 @@ from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.preferences.rankings import (
     Rankings,
     Row,
+    answers_of,
     demonstrations,
     encode,
     sharing_is_exact,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
+    from gptlife.data.encoded import Encoded
     from gptlife.stages.modeling.batch import Batch
 
 
@@ -91,7 +93,7 @@ class _Inputs:
     train: list[Row]
     held_out: dict[str, list[Row]]
     """`validation`, and where there is one `test`."""
-    demonstrations: list[list[int]]
+    demonstrations: list[Encoded]
 
 
 def run(
@@ -193,7 +195,7 @@ def _train(
     if config.bootstrap:
         train = random.Random(f"bootstrap {config.seed}").choices(train, k=len(train))
     plan = epochs(config, len(train), config.batch_size, config.epochs, config.warmup_steps)
-    answers = [tokens for row in validation for tokens in row["tokens"]]
+    answers = answers_of(validation)
 
     def validate(current: nn.Module) -> dict[str, float]:
         by_ranking = margins(score(accelerator.unwrap_model(current), answers).tolist(), validation)
@@ -240,7 +242,7 @@ def _normalise(model: Any, config: RewardModelConfig, inputs: _Inputs) -> tuple[
     from gptlife.stages.modeling.scorer import fold_normalisation, score
 
     reader = SelectedScores(model).eval()
-    answer_scores = score(reader, [tokens for row in inputs.train for tokens in row["tokens"]][:5000])
+    answer_scores = score(reader, answers_of(inputs.train)[:5000])
     gain, bias = normalisation(answer_scores) if config.normalise else (1.0, -float(answer_scores.mean()))
     if inputs.demonstrations:
         bias = -gain * float(score(reader, inputs.demonstrations).mean())

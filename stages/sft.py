@@ -24,11 +24,10 @@ from gptlife.stages.training.config import FinetuningConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from gptlife.data.encoded import Encoded
     from gptlife.stages.training.lm import PackedRows
 
 log = logging.getLogger(__name__)
-Rows = list[tuple[list[int], list[bool]]]
-"""Conversations as tokens, with a mark on each token that is a target."""
 
 
 class SFTConfig(FinetuningConfig):
@@ -90,7 +89,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     rows, held_out = _train_and_held_out(config, tokenizer, limit)
     examples: Any = lm.TargetRows(rows)
     if config.packing:
-        bins = pack_examples([len(tokens) - 1 for tokens, _ in rows], limit)
+        bins = pack_examples([len(row) - 1 for row in rows], limit)
         examples = lm.PackedConversations(rows, bins)
     elif config.pretraining is not None:
         examples = lm.Joined(examples, _text_rows(config, model, tokenizer, len(rows), output, accelerator))
@@ -128,7 +127,7 @@ def run(config: SFTConfig, output: Path, *, base: Path) -> Metrics:
     }
 
 
-def _train_and_held_out(config: SFTConfig, tokenizer: Any, limit: int) -> tuple[Rows, Rows]:
+def _train_and_held_out(config: SFTConfig, tokenizer: Any, limit: int) -> tuple[list[Encoded], list[Encoded]]:
     """Conversations to train on, and those of `validation`, as tokens.
 
     Raises:
@@ -166,19 +165,19 @@ def _text_rows(
     return PackedRows(stream[:wanted], length)
 
 
-def _rows(given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str) -> Rows:
+def _rows(given: list[dict[str, Any]], tokenizer: Any, limit: int, config: SFTConfig, place: str) -> list[Encoded]:
     from gptlife.data.tokens import encode_conversation
 
     rows, skipped = [], 0
     for number, conversation in enumerate(given, 1):
-        tokens, marks = encode_conversation(tokenizer, conversation["messages"])
-        if len(tokens) <= limit:
-            rows.append((tokens, marks))
+        row = encode_conversation(tokenizer, conversation["messages"])
+        if len(row) <= limit:
+            rows.append(row)
         elif config.too_long == "skip":
             skipped += 1
         else:
             raise UserError(
-                f"{place}: conversation {number} has {len(tokens)} tokens, the limit is {limit}; "
+                f"{place}: conversation {number} has {len(row)} tokens, the limit is {limit}; "
                 "shorten it, raise max_length, or set too_long: skip"
             )
     if skipped:

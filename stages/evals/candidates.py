@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import Messages, encode_texts, tokenizer_hash
 from gptlife.stages.evals.prompt_sets import PROMPTED, PromptSet
@@ -123,7 +124,7 @@ class Candidate:
         )
         return answers if self.asked is None else self.asked.cut(answers)
 
-    def _encode(self, prompts: PromptSet) -> list[list[int]]:
+    def _encode(self, prompts: PromptSet) -> list[Encoded]:
         longest = self.sampling.max_new_tokens
         if self.asked is None:
             return encode_prompts(self.tokenizer, prompts.rows, self.model, longest, prompts.field)
@@ -137,7 +138,7 @@ class Candidate:
             raise UserError(
                 f"{what} {room} tokens, all that max_new_tokens {longest} leaves of the base model's context; {act}"
             )
-        return encoded
+        return [Encoded.prompt(tokens) for tokens in encoded]
 
 
 def continues_text(name: str, path: Path) -> bool:

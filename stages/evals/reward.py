@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gptlife.data.answers import encode_answers
+from gptlife.data.encoded import Encoded
 from gptlife.data.tokens import Messages
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.stages.modeling import lengths, loading
@@ -36,9 +37,7 @@ class RewardModel:
         self.rule: EnsembleConfig | None = reader.config if several else None
         self.limit = lengths.context_of(self.members[0].model)
 
-    def encode(
-        self, messages: Messages, answers: Sequence[str], finished: Sequence[bool], place: str
-    ) -> list[list[int]]:
+    def encode(self, messages: Messages, answers: Sequence[str], finished: Sequence[bool], place: str) -> list[Encoded]:
         """Each answer behind its prompt, cut to the model's context.
 
         Raises:
@@ -47,10 +46,10 @@ class RewardModel:
         encoded = encode_answers(
             self.tokenizer, messages, answers, finished, limit=self.limit, too_long="cut", place=place
         )
-        return [row for row in encoded.rows if row is not None]
+        return [row for row in encoded if row is not None]
 
-    def member_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """scores_MS of M members for S rows of tokens."""
+    def member_scores(self, rows: Sequence[Encoded]) -> Tensor:
+        """scores_MS of M members for S rows."""
         return torch.stack([score(member, rows) for member in self.members])
 
     def combined(self, scores_MS: Tensor) -> Tensor:

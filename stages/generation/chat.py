@@ -13,10 +13,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptlife.data.errors import UserError
 from gptlife.stages.runtime import artifact
+
+if TYPE_CHECKING:
+    from gptlife.data.encoded import Encoded
 
 Messages = list[dict[str, str]]
 
@@ -50,7 +53,7 @@ class Speaker:
 
         (answer,) = sample(
             self.model,
-            [self._fitting_ids(messages, sampling.max_tokens)],
+            [self._fitting(messages, sampling.max_tokens)],
             max_new_tokens=sampling.max_tokens,
             temperature=sampling.temperature or 1.0,
             greedy=sampling.temperature == 0,
@@ -59,26 +62,27 @@ class Speaker:
         )
         return text_of(self.tokenizer, answer.tokens)
 
-    def _fitting_ids(self, messages: Messages, max_tokens: int) -> list[int]:
+    def _fitting(self, messages: Messages, max_tokens: int) -> Encoded:
         from gptlife.stages.modeling.lengths import context_of
 
         room = context_of(self.model) - max_tokens
         start = 0
-        while len(ids := self._ids(messages[start:])) > room:
+        while len(prompt := self._encoded(messages[start:])) > room:
             start += 2  # a turn and its answer
             if start >= len(messages):
                 raise UserError(
-                    f"{self.name}: the prompt has {len(ids)} tokens, and {max(room, 0)} fit beside an answer of "
+                    f"{self.name}: the prompt has {len(prompt)} tokens, and {max(room, 0)} fit beside an answer of "
                     f"{max_tokens}; shorten it, or lower --max-tokens"
                 )
-        return ids
+        return prompt
 
-    def _ids(self, messages: Messages) -> list[int]:
+    def _encoded(self, messages: Messages) -> Encoded:
+        from gptlife.data.encoded import Encoded
         from gptlife.data.tokens import encode_prompt, encode_text
 
         if self.tokenizer.chat_template is None:
-            return list(encode_text(self.tokenizer, messages[-1]["content"]))
-        return list(encode_prompt(self.tokenizer, messages))
+            return Encoded.prompt(encode_text(self.tokenizer, messages[-1]["content"]))
+        return encode_prompt(self.tokenizer, messages)
 
 
 def load(path: Path) -> Speaker:

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_prompt
+from gptlife.stages.modeling.batch import prompt_inputs
 from gptlife.stages.modeling.lengths import context_of
 
 COMPACT_SHARE = 0.15
@@ -43,8 +45,8 @@ class Answer:
 
 def encode_prompts(
     tokenizer: Any, prompts: Sequence[dict[str, Any]], model: Any, max_new_tokens: int, place: str
-) -> list[list[int]]:
-    """The tokens of each prompt, generation prompt included.
+) -> list[Encoded]:
+    """Each prompt as the model reads it, generation prompt included.
 
     Args:
         prompts: rows with `messages`.
@@ -68,7 +70,7 @@ def encode_prompts(
 
 def sample(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Encoded],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -82,7 +84,7 @@ def sample(
 
     Args:
         model: a causal LM (a LoRA wrapper is fine), on its device.
-        prompts: the tokens of each prompt.
+        prompts: what each answer follows.
         eos: the end-of-text token, which ends an answer.
         seed: decides the draws, together with each prompt's number.
         numbers: the prompts' numbers; by default 0, 1, ...
@@ -152,29 +154,20 @@ def _uniforms(seed: str, number: int, count: int) -> list[float]:
 
 @torch.no_grad()
 def _decode(
-    model: Any, prompts: Sequence[Sequence[int]], draws_BR: Tensor, temperature: float, eos: int, greedy: bool
+    model: Any, prompts: Sequence[Encoded], draws_BR: Tensor, temperature: float, eos: int, greedy: bool
 ) -> list[Answer]:
     device = next(model.parameters()).device
-    width = max(len(prompt) for prompt in prompts)
-    tokens_BP = torch.tensor([[eos] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+    inputs = prompt_inputs(prompts, eos, device)
+    mask = inputs["attention_mask"]
     positions_B = mask.sum(-1)
     # `crop`-free cache of the model's own kind; rows leave it by `batch_select_indices`.
     cache = DynamicCache(config=model.config)
     draws_BR = draws_BR.to(device)
     alive = torch.arange(len(prompts), device=device)
     answers = [Answer([], [], False) for _ in prompts]
-    step_tokens, step_positions = tokens_BP, (mask.cumsum(-1) - 1).clamp(min=0)
     done_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for step in range(draws_BR.shape[1]):
-        logits_BV = model(
-            input_ids=step_tokens,
-            attention_mask=mask.long(),
-            position_ids=step_positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits_BV = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
         logprobs_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
         chosen_B = logprobs_BV.argmax(-1) if greedy else _draw(logprobs_BV, draws_BR[alive, step])
         chosen_logprobs = logprobs_BV.gather(-1, chosen_B.unsqueeze(-1)).squeeze(-1)
@@ -195,8 +188,12 @@ def _decode(
             cache.batch_select_indices(keep)
             alive, chosen_B, mask = alive[keep], chosen_B[keep], mask[keep]
             positions_B, done_B = positions_B[keep], done_B[keep]
-        step_tokens, step_positions = chosen_B.unsqueeze(-1), (positions_B - 1).unsqueeze(-1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
+        inputs = {
+            "input_ids": chosen_B.unsqueeze(-1),
+            "attention_mask": mask,
+            "position_ids": (positions_B - 1).unsqueeze(-1),
+        }
     return answers
 
 

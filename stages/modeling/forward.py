@@ -9,7 +9,7 @@ Legend: B rows, T tokens, N selected positions in row-major order, V vocabulary,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,16 +77,3 @@ def _head_is_plain(model: Any) -> bool:
     same = torch.allclose(direct, model(input_ids=probe, use_cache=False).logits, atol=1e-5)
     model.train(was_training)
     return bool(same)
-
-
-def pad_right(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> Tensor:
-    """Rows of tokens as one (B, T) tensor, filled on the right."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)
-
-
-def last_positions(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """select_ST, bool: True at the last token of each row."""
-    width = max(len(row) for row in rows)
-    lengths_S = torch.tensor([len(row) for row in rows], device=device)
-    return torch.arange(width, device=device).unsqueeze(0) == (lengths_S - 1).unsqueeze(1)

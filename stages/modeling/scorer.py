@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.packing import length_batches
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.stages.modeling.forward import SelectedScores, last_positions, pad_right, unwrapped
+from gptlife.stages.modeling.batch import inputs_of, last_positions
+from gptlife.stages.modeling.forward import SelectedScores, unwrapped
 
 _FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm")
 
@@ -41,8 +43,8 @@ class EnsembleScores(nn.Module):
 
 
 @torch.no_grad()
-def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int = 16384) -> Tensor:
-    """scores_S, fp32 on the CPU: the score of each row of tokens (prompt, answer, end-of-text) at its last token.
+def score(model: nn.Module, rows: Sequence[Encoded], tokens_per_batch: int = 16384) -> Tensor:
+    """scores_S, fp32 on the CPU: the score of each row (prompt, answer, end-of-text) at its last token.
 
     `model` is a `SelectedScores` or an `EnsembleScores`.
     """
@@ -50,8 +52,7 @@ def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int
     scores_S = torch.empty(len(rows))
     for group in length_batches([len(row) for row in rows], tokens_per_batch=tokens_per_batch):
         batch = [rows[index] for index in group]
-        inputs = {"input_ids": pad_right(batch, 0, device)}
-        scores_S[group] = model(inputs, last_positions(batch, device)).cpu()
+        scores_S[group] = model(inputs_of(batch, device), last_positions(batch, device)).cpu()
     return scores_S
 
 

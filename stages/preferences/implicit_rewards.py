@@ -4,44 +4,43 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import torch
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.packing import length_batches
 from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.preferences.metrics import by_group, margins
 from gptlife.stages.training.lm import TargetRows
 
-Sequences = Sequence[tuple[list[int], list[int]]]
-"""A prompt's tokens and an answer's, with the end-of-text token where the answer ended by itself."""
 Row = dict[str, Any]
 Measure = Callable[[list[float]], dict[str, float]]
-"""Metrics of the implicit rewards of all sequences."""
+"""Metrics of the implicit rewards of all answers."""
 
 
 class ImplicitRewards:
-    """Metrics of what `reader` has learnt about fixed sequences; it is its own reference as it is now."""
+    """Metrics of what `reader` has learnt about fixed answers; it is its own reference as it is now."""
 
     def __init__(
-        self, reader: SelectedLogits, beta: float, tokens_per_batch: int, sequences: Sequences, measure: Measure
+        self, reader: SelectedLogits, beta: float, tokens_per_batch: int, answers: Sequence[Encoded], measure: Measure
     ) -> None:
         self.reader, self.beta, self.tokens_per_batch = reader, beta, tokens_per_batch
-        self.sequences, self.measure = sequences, measure
-        self.reference = answer_logprobs(reader, sequences, tokens_per_batch)
+        self.answers, self.measure = answers, measure
+        self.reference = answer_logprobs(reader, answers, tokens_per_batch)
 
     def __call__(self) -> dict[str, float]:
         """The metrics now."""
-        policy = answer_logprobs(self.reader, self.sequences, self.tokens_per_batch)
+        policy = answer_logprobs(self.reader, self.answers, self.tokens_per_batch)
         return self.measure([self.beta * (new - old) for new, old in zip(policy, self.reference, strict=True)])
 
 
 @torch.no_grad()
-def answer_logprobs(reader: SelectedLogits, sequences: Sequences, tokens_per_batch: int) -> list[float]:
-    """log p(answer | prompt) in nats of every sequence, summed over the answer's tokens, end-of-text included."""
-    rows = TargetRows([(prompt + answer, [False] * len(prompt) + [True] * len(answer)) for prompt, answer in sequences])
+def answer_logprobs(reader: SelectedLogits, answers: Sequence[Encoded], tokens_per_batch: int) -> list[float]:
+    """log p(answer | prompt) in nats of every answer, summed over its tokens, end-of-text included."""
+    rows = TargetRows(answers)
     device, logprobs = next(reader.parameters()).device, [0.0] * len(rows)
     for group in length_batches(rows.lengths, tokens_per_batch=tokens_per_batch):
         batch = rows.collate(group).to(device)
@@ -69,28 +68,28 @@ def pair_metrics(rankings: Sequence[Row], name: str, smoothing: float, rewards: 
     }
 
 
-def mismatched(rows: Sequence[Row], size: int, shift: int) -> list[list[int]]:
-    """For each row the answer of the row `shift` before it, in a circle of `size` rows, to estimate KTO's KL.
+def mismatched(pairs: Sequence[tuple[Sized, list[int]]], size: int, shift: int) -> list[list[int]]:
+    """For each (prompt, answer) the answer of the pair `shift` before it, in a circle of `size`, to estimate KTO's KL.
 
-    An answer is cut where it and the row's prompt are longer than the longest row, so that both fit into the model.
+    An answer is cut where it and the prompt are longer than the longest pair, so that both fit into the model.
     """
-    width = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-    before = [rows[index - index % size + (index - shift) % size] for index in range(len(rows))]
-    pairs = zip(rows, before, strict=True)
-    return [other["completion_ids"][: width - len(row["prompt_ids"])] for row, other in pairs]
+    width = max(len(prompt) + len(answer) for prompt, answer in pairs)
+    before = [pairs[index - index % size + (index - shift) % size] for index in range(len(pairs))]
+    return [other[: width - len(prompt)] for (prompt, _), (_, other) in zip(pairs, before, strict=True)]
 
 
-def label_sequences(rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
+def label_answers(rows: Sequence[Row]) -> list[Encoded]:
     """Every row's prompt with its answer, then with an answer from half the rows away (not to the same prompt)."""
-    others = mismatched(rows, len(rows), len(rows) // 2)
-    own = [(row["prompt_ids"], row["completion_ids"]) for row in rows]
-    return own + [(row["prompt_ids"], other) for row, other in zip(rows, others, strict=True)]
+    pairs = [row["encoded"].split() for row in rows]
+    others = mismatched(pairs, len(rows), len(rows) // 2)
+    crossed = [prompt.followed_by(other) for (prompt, _), other in zip(pairs, others, strict=True)]
+    return [row["encoded"] for row in rows] + crossed
 
 
 def label_metrics(
     rows: Sequence[Row], name: str, beta: float, weights: tuple[float, float], rewards: list[float]
 ) -> dict[str, float]:
-    """KTO's loss and KL (nats), accuracy and margin of the rewards of `label_sequences(rows)`.
+    """KTO's loss and KL (nats), accuracy and margin of the rewards of `label_answers(rows)`.
 
     Accuracy is the probability that a desirable answer has a higher reward than an undesirable one, to whatever prompts
     (equal rewards count half); margin is the difference of their mean rewards; `weights` are the desirable and the

@@ -1,4 +1,4 @@
-"""Answers with single labels as `kto` reads them: from labelled data, or from rankings; in TRL's columns."""
+"""Answers with single labels as `kto` reads them: from labelled data, or from rankings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gptlife.data.answers import encode_answers
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.data.splits import split
-from gptlife.stages.preferences.rankings import Row, encode, sequences, train_and_held_out
+from gptlife.stages.preferences.rankings import Row, encode, train_and_held_out
 
 
 def labelled_rows(
@@ -24,8 +24,8 @@ def labelled_rows(
 ) -> tuple[list[Row], list[Row]]:
     """Answers of at most `limit` tokens, prompt included, to train on and held out.
 
-    They have `prompt_ids`, `completion_ids` and `label`, whether the answer is desirable; without `data` they come from
-    the rankings of outputs of `comparisons`.
+    They have `encoded`, the prompt with the answer, and `label`, whether the answer is desirable; without `data` they
+    come from the rankings of outputs of `comparisons`.
 
     Raises:
         UserError: when there are none, or all have the same label; `stage` begins its text.
@@ -57,8 +57,8 @@ def label_rows(ranking: Row) -> list[Row]:
     """An encoded ranking's answers of the best rank (desirable) and of the worst (undesirable), not those between."""
     ranks = ranking["ranks"]
     return [
-        {"prompt_ids": prompt, "completion_ids": answer, "label": rank == min(ranks)}
-        for (prompt, answer), rank in zip(sequences([ranking]), ranks, strict=True)
+        {"encoded": answer, "label": rank == min(ranks)}
+        for answer, rank in zip(ranking["encoded"], ranks, strict=True)
         if rank in (min(ranks), max(ranks))
     ]
 
@@ -66,9 +66,9 @@ def label_rows(ranking: Row) -> list[Row]:
 def _encode(rows: Sequence[Row], tokenizer: Any, limit: int, stage: str) -> list[Row]:
     encoded = []
     for row in rows:
-        ids = encode_answers(
+        (answer,) = encode_answers(
             tokenizer, row["messages"], [row["answer"]], None, limit=limit, too_long="drop", place=f"{stage}.data"
         )
-        if ids.answers[0]:
-            encoded.append({"prompt_ids": ids.prompt, "completion_ids": ids.answers[0], "label": row["label"]})
+        if answer is not None and any(answer.marks):
+            encoded.append({"encoded": answer, "label": row["label"]})
     return encoded

@@ -19,6 +19,7 @@ from gptlife.data.errors import UserError
 from gptlife.reward.judges.config import JudgeConfig
 from gptlife.reward.judges.verdicts import Judge, scores_of
 from gptlife.reward.statistics.accuracy import accuracy
+from gptlife.stages.preferences.rankings import answers_of
 from gptlife.stages.runtime.stage import Metrics
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def member_scores(folders: Sequence[Path], parts: Sequence[Sequence[Row]], devic
     for folder in folders:
         reader = SelectedScores(loading.load_scorer(folder)).to(device).eval()
         for rows, of_part in zip(parts, scores, strict=True):
-            of_part.append(score(reader, [tokens for row in rows for tokens in row["tokens"]]))
+            of_part.append(score(reader, answers_of(rows)))
     return [torch.stack(of_part) for of_part in scores]
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.answers import encode_answers
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.readers import read_jsonl
 from gptlife.data.sources import Data
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gptlife.stages.modeling.batch import Batch
 
 Row = dict[str, Any]
@@ -28,13 +27,15 @@ class Rankings:
     """
 
     def __init__(self, rows: Sequence[Row], shared: bool = False) -> None:
+        from gptlife.stages.modeling.batch import shared_length
+
         self.rows, self.shared = rows, shared
         # What one example costs in a forward pass: its one row, or K rows as wide as the longest.
         self.lengths = [
-            _common(row["tokens"]) + sum(len(tokens) - _common(row["tokens"]) for tokens in row["tokens"])
+            sum(map(len, group)) - (len(group) - 1) * shared_length(group)
             if shared
-            else len(row["tokens"]) * max(len(tokens) for tokens in row["tokens"])
-            for row in rows
+            else len(group) * max(map(len, group))
+            for group in (row["encoded"] for row in rows)
         ]
         self.weights = [1.0] * len(rows)
 
@@ -46,59 +47,19 @@ class Rankings:
         """
         import torch
 
-        from gptlife.stages.modeling.batch import Batch
+        from gptlife.stages.modeling.batch import CPU, Batch, inputs_of, last_positions, shared_inputs
 
-        answers = [row["tokens"] for row in (self.rows[index] for index in indices)]
-        inputs, select = _one_row_per_prompt(answers) if self.shared else _one_row_per_answer(answers)
+        rows = [self.rows[index] for index in indices]
+        if self.shared:
+            inputs, select = shared_inputs([row["encoded"] for row in rows], CPU)
+        else:
+            answers = answers_of(rows)
+            inputs, select = inputs_of(answers, CPU), last_positions(answers, CPU)
         targets = {
-            "ranks": torch.tensor([rank for index in indices for rank in self.rows[index]["ranks"]]),
+            "ranks": torch.tensor([rank for row in rows for rank in row["ranks"]]),
             "group": torch.tensor([index for index in indices for _ in self.rows[index]["ranks"]]),
         }
         return Batch(inputs, select, targets)
-
-
-def _one_row_per_answer(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
-    import torch
-
-    from gptlife.stages.modeling.forward import last_positions, pad_right
-
-    flat, cpu = [tokens for of_prompt in answers for tokens in of_prompt], torch.device("cpu")
-    return {"input_ids": pad_right(flat, 0, cpu)}, last_positions(flat, cpu)
-
-
-def _one_row_per_prompt(answers: Sequence[Sequence[list[int]]]) -> tuple[dict[str, Tensor], Tensor]:
-    """Part 0 of a row is what its answers share, parts 1 to K what each adds; padding is part -1."""
-    import torch
-
-    from gptlife.stages.modeling.forward import pad_right
-
-    cpu = torch.device("cpu")
-    rows: dict[str, list[list[int]]] = {"tokens": [], "parts": [], "positions": [], "ends": []}
-    for of_prompt in answers:
-        start = _common(of_prompt)
-        row, parts, positions, ends = of_prompt[0][:start], [0] * start, list(range(start)), [0] * start
-        for number, tokens in enumerate(of_prompt, 1):
-            added = len(tokens) - start
-            row, parts = row + tokens[start:], parts + [number] * added
-            positions, ends = positions + list(range(start, len(tokens))), ends + [0] * (added - 1) + [1]
-        for name, column in (("tokens", row), ("parts", parts), ("positions", positions), ("ends", ends)):
-            rows[name].append(column)
-    part_BT = pad_right(rows["parts"], -1, cpu)
-    visible_BTT = (part_BT.unsqueeze(1) == 0) | (part_BT.unsqueeze(1) == part_BT.unsqueeze(2))
-    inputs = {
-        "input_ids": pad_right(rows["tokens"], 0, cpu),
-        "position_ids": pad_right(rows["positions"], 0, cpu),
-        "attention_mask": visible_BTT.tril().unsqueeze(1),
-    }
-    return inputs, pad_right(rows["ends"], 0, cpu).bool()
-
-
-def _common(answers: Sequence[list[int]]) -> int:
-    """How many tokens all answers share at the beginning, less one where that is all of the shortest."""
-    shortest = min(len(tokens) for tokens in answers)
-    first = answers[0]
-    alike = next((i for i in range(shortest) if any(tokens[i] != first[i] for tokens in answers)), shortest)
-    return min(alike, shortest - 1)
 
 
 def sharing_is_exact(reader: Any, rows: Sequence[Row]) -> bool:
@@ -147,8 +108,7 @@ def _read(path: Path) -> list[Row]:
 def encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str, *, empty: bool = True) -> list[Row]:
     """The rankings with two untied answers of at most `limit` tokens, prompt included.
 
-    Each gets `prompt` and `tokens`: the prompt's ids, and for each answer the prompt's and its own, with end-of-text
-    where it ended by itself.
+    Each gets `encoded`: for each answer the prompt and the answer behind it, with end-of-text where it ended by itself.
 
     Args:
         place: begins an error's text: "reward_model.data".
@@ -159,36 +119,36 @@ def encode(rows: Sequence[Row], tokenizer: Any, limit: int, place: str, *, empty
     """
     encoded = []
     for row in rows:
-        ids = encode_answers(
+        answers = encode_answers(
             tokenizer, row["messages"], row["answers"], row.get("finished") or None, limit=limit, too_long="drop",
             place=place,
         )  # fmt: skip
-        kept = [index for index, answer in enumerate(ids.answers) if answer is not None and (answer or empty)]
+        kept = [index for index, answer in enumerate(answers) if answer is not None and (empty or any(answer.marks))]
         if len({row["ranks"][index] for index in kept}) > 1:
-            columns: Row = {"answers": row["answers"], "ranks": row["ranks"], "tokens": ids.rows}
+            columns: Row = {"answers": row["answers"], "ranks": row["ranks"], "encoded": answers}
             if "second_ranks" in row:
                 columns["second_ranks"] = row["second_ranks"]
             aligned = {name: [column[index] for index in kept] for name, column in columns.items()}
-            encoded.append({**row, "prompt": ids.prompt, **aligned})
+            encoded.append({**row, **aligned})
     if not encoded:
         raise UserError(f"{place}: no ranking has two untied answers of at most {limit} tokens")
     return encoded
 
 
-def sequences(rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
-    """(prompt, answer) ids of all answers of encoded rankings, in order."""
-    return [(row["prompt"], tokens[len(row["prompt"]) :]) for row in rows for tokens in row["tokens"]]
+def answers_of(rows: Sequence[Row]) -> list[Encoded]:
+    """All answers of encoded rankings, each behind its prompt, in order."""
+    return [answer for row in rows for answer in row["encoded"]]
 
 
-def demonstrations(data: Data | None, tokenizer: Any, limit: int) -> list[list[int]]:
+def demonstrations(data: Data | None, tokenizer: Any, limit: int) -> list[Encoded]:
     """The demonstrations of at most `limit` tokens, encoded; none where `data` is None."""
     from gptlife.data.forms import conversations
     from gptlife.data.tokens import encode_conversation
 
     if data is None:
         return []
-    encoded = [encode_conversation(tokenizer, row["messages"])[0] for row in conversations(data)]
-    shown = [tokens for tokens in encoded if len(tokens) <= limit]
+    encoded = [encode_conversation(tokenizer, row["messages"]) for row in conversations(data)]
+    shown = [row for row in encoded if len(row) <= limit]
     if not shown:
         raise UserError(
             f"reward_model.demonstrations: none of {len(encoded)} has at most {limit} tokens; "

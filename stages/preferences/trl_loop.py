@@ -9,19 +9,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.adapters import merge_lora
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.preferences.config import PreferenceConfig
-from gptlife.stages.preferences.implicit_rewards import ImplicitRewards, Measure, Sequences
+from gptlife.stages.preferences.implicit_rewards import ImplicitRewards, Measure
 from gptlife.stages.preferences.trl_trainer import EncodedRows, Row, quiet, settings_of
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.device import peak_gpu_memory_mb
@@ -53,7 +54,7 @@ def train(
     output: Path,
     policy: Path,
     options: Mapping[str, Any],
-    encode: Callable[[Any, int], tuple[list[Row], dict[str, tuple[Sequences, Measure]]]],
+    encode: Callable[[Any, int], tuple[list[Row], dict[str, tuple[Sequence[Encoded], Measure]]]],
 ) -> dict[str, Any]:
     """Train a policy against itself as it was, or go on from the newest whole checkpoint, and save it.
 

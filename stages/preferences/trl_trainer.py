@@ -153,9 +153,8 @@ class KTOTrainer(EncodedRows, trl.KTOTrainer):
     @staticmethod
     def arranged(rows: list[Row], size: int) -> list[Row]:
         """Each row with the answer of the row before it, in a circle of `size` rows [KTO section 4]."""
-        return [
-            row | {"KL_completion_ids": answer} for row, answer in zip(rows, mismatched(rows, size, 1), strict=True)
-        ]
+        others = mismatched([(row["prompt_ids"], row["completion_ids"]) for row in rows], size, 1)
+        return [row | {"KL_completion_ids": answer} for row, answer in zip(rows, others, strict=True)]
 
 
 @quiet()

@@ -1,6 +1,6 @@
 """A step's episodes: what was sampled, what every model says of it, and what an update learns from.
 
-    Rollouts     prompts and answers as token ids, the same on every process
+    Rollouts     prompts and the tokens of their answers, the same on every process
     Readings     log-probabilities, reference log-probabilities, values, entropies and scores of all of them
     Experience   readings with what the algorithm made of them: rewards, advantages, returns, loss weights
     Minibatch    some episodes as a loss reads them: their response tokens flat, without padding
@@ -26,10 +26,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gptlife.data.encoded import Encoded
 from gptlife.reward.advantage import clip_scores, penalise_unfinished, token_rewards
 from gptlife.reward.objective import entropy, selected_logprobs
 from gptlife.stages.generation.sampler import Answer
-from gptlife.stages.modeling.forward import last_positions, pad_right
+from gptlife.stages.modeling.batch import inputs_of, last_positions, marks_of
 
 Scorer = Callable[[Sequence[int], dict[str, Tensor], Tensor], Tensor]
 """(episodes, inputs, last_BT) -> scores_B."""
@@ -52,7 +53,7 @@ class Rows(NamedTuple):
 class Rollouts:
     """What was sampled."""
 
-    prompts: list[list[int]]
+    prompts: list[Encoded]
     responses: list[list[int]]
     finished_B: Tensor
     """Bool: whether the answer reached its end-of-text token."""
@@ -66,14 +67,10 @@ class Rollouts:
 
     def rows(self, episodes: Sequence[int], device: torch.device) -> Rows:
         """Some episodes, each prompt followed by its response, padded on the right."""
-        rows = [self.prompts[index] + self.responses[index] for index in episodes]
-        tokens_BT = pad_right(rows, 0, device)
-        position_T = torch.arange(tokens_BT.shape[1], device=device)
-        starts_B = torch.tensor([len(self.prompts[index]) - 1 for index in episodes], device=device).unsqueeze(1)
-        ends_B = torch.tensor([len(row) - 1 for row in rows], device=device).unsqueeze(1)
-        select_BT = (position_T >= starts_B) & (position_T < ends_B)
-        targets_N = tokens_BT.roll(-1, dims=1)[select_BT]
-        return Rows({"input_ids": tokens_BT}, select_BT, last_positions(rows, device), targets_N)
+        rows = [self.prompts[index].followed_by(self.responses[index]) for index in episodes]
+        inputs, response_BT = inputs_of(rows, device), marks_of(rows, device)
+        select_BT = response_BT.roll(-1, dims=1)  # the first token is the prompt's: nothing comes round
+        return Rows(inputs, select_BT, last_positions(rows, device), inputs["input_ids"][response_BT])
 
 
 @dataclass
@@ -174,7 +171,7 @@ def over_tokens(answers_B: Tensor, mask_BR: Tensor) -> Tensor:
 
 
 def share_answers(
-    accelerator: Accelerator, prompts: list[list[int]], mine: Sequence[int], answers: Sequence[Answer], longest: int
+    accelerator: Accelerator, prompts: list[Encoded], mine: Sequence[int], answers: Sequence[Answer], longest: int
 ) -> Rollouts:
     """Every process's answers (`mine` are the episodes that this one sampled) as one `Rollouts` on all of them."""
     n = len(prompts)

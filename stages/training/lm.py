@@ -1,7 +1,7 @@
 """Language modelling: examples with next-token targets, their loss, and validation.
 
-An example is a row of tokens with a bool per token that says whether it is a target (is predicted and counts in the
-loss). Pretraining rows have every token as a target; conversations only the assistant's.
+An example is an encoded row whose marks say which tokens are targets (are predicted and count in the loss). Pretraining
+rows have every token as a target; conversations only the assistant's.
 
 Shapes: B rows, T input tokens, N targets (row-major), V vocabulary.
 """
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.packing import length_batches
-from gptlife.stages.modeling.batch import Batch
+from gptlife.stages.modeling.batch import CPU, Batch, inputs_of, pad_right
 from gptlife.stages.training.loop import Sums, add_sums, gather_sums
 
 
@@ -38,11 +38,11 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def row(self, index: int) -> tuple[list[int], list[bool]]:
-        """Tokens (inputs and the last target) and target marks of one row."""
+    def row(self, index: int) -> Encoded:
+        """One row: the inputs and the last target."""
         start = index * self.row_length
         tokens = self.stream[start : start + self.lengths[index] + 1].tolist()
-        return tokens, [False] + [True] * self.lengths[index]
+        return Encoded(tokens, [False] + [True] * self.lengths[index])
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Rows as a batch."""
@@ -50,18 +50,18 @@ class PackedRows:
 
 
 class TargetRows:
-    """Rows with target marks (conversations), kept in memory."""
+    """Encoded rows (conversations), kept in memory."""
 
-    def __init__(self, rows: Sequence[tuple[list[int], list[bool]]]) -> None:
+    def __init__(self, rows: Sequence[Encoded]) -> None:
         self.rows = rows
-        self.lengths = [len(tokens) - 1 for tokens, _ in rows]
-        self.weights = [float(sum(marks[1:])) for _, marks in rows]
+        self.lengths = [len(row) - 1 for row in rows]
+        self.weights = [float(sum(row.marks[1:])) for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> tuple[list[int], list[bool]]:
-        """Tokens and target marks of one row."""
+    def row(self, index: int) -> Encoded:
+        """One row."""
         return self.rows[index]
 
     def collate(self, indices: Sequence[int]) -> Batch:
@@ -75,10 +75,10 @@ class PackedConversations:
     `transformers` builds the block-diagonal mask from the restarting positions.
     """
 
-    def __init__(self, rows: Sequence[tuple[list[int], list[bool]]], bins: Sequence[Sequence[int]]) -> None:
+    def __init__(self, rows: Sequence[Encoded], bins: Sequence[Sequence[int]]) -> None:
         self.rows, self.bins = rows, bins
-        self.lengths = [sum(len(rows[number][0]) - 1 for number in bin_) for bin_ in bins]
-        self.weights = [float(sum(sum(rows[number][1][1:]) for number in bin_)) for bin_ in bins]
+        self.lengths = [sum(len(rows[number]) - 1 for number in bin_) for bin_ in bins]
+        self.weights = [float(sum(sum(rows[number].marks[1:]) for number in bin_)) for bin_ in bins]
 
     def __len__(self) -> int:
         return len(self.bins)
@@ -92,14 +92,15 @@ class PackedConversations:
         for row, index in enumerate(indices):
             start = 0
             for number in self.bins[index]:
-                ids, marks = self.rows[number]
+                ids, marks = self.rows[number].tokens, self.rows[number].marks
                 span = slice(start, start + len(ids) - 1)
                 tokens_BT[row, span], targets_BT[row, span], select_BT[row, span] = ids[:-1], ids[1:], marks[1:]
                 positions_BT[row, span] = np.arange(len(ids) - 1)
                 start += len(ids) - 1
             positions_BT[row, start:] = np.arange(width - start)
-        batch = _batch(tokens_BT, targets_BT, select_BT)
-        return replace(batch, inputs={**batch.inputs, "position_ids": torch.from_numpy(positions_BT)})
+        tokens, positions, targets = map(torch.from_numpy, (tokens_BT, positions_BT, targets_BT))
+        inputs = {"input_ids": tokens, "position_ids": positions}
+        return Batch(inputs, torch.from_numpy(select_BT), {"tokens": targets})
 
 
 class Joined:
@@ -119,23 +120,11 @@ class Joined:
         return collate([self.first.row(i) if i < n else self.second.row(i - n) for i in indices])
 
 
-def collate(rows: Sequence[tuple[list[int], list[bool]]]) -> Batch:
-    """Rows of tokens with target marks as a batch, padded on the right with token 0, which no output depends on.
-
-    `targets["tokens"]` (B, T) is the token that follows each position.
-    """
-    shape = (len(rows), max(len(tokens) for tokens, _ in rows) - 1)
-    tokens_BT, targets_BT = (np.zeros(shape, dtype=np.int64) for _ in range(2))
-    select_BT = np.zeros(shape, dtype=bool)
-    for row, (tokens, marks) in enumerate(rows):
-        n = len(tokens) - 1
-        tokens_BT[row, :n], targets_BT[row, :n], select_BT[row, :n] = tokens[:-1], tokens[1:], marks[1:]
-    return _batch(tokens_BT, targets_BT, select_BT)
-
-
-def _batch(tokens_BT: np.ndarray, targets_BT: np.ndarray, select_BT: np.ndarray) -> Batch:
-    tokens, targets, select = (torch.from_numpy(array) for array in (tokens_BT, targets_BT, select_BT))
-    return Batch({"input_ids": tokens}, select, {"tokens": targets})
+def collate(rows: Sequence[Encoded]) -> Batch:
+    """Encoded rows as a batch; `targets["tokens"]` (B, T) is the token that follows each position."""
+    select_BT = pad_right([row.marks[1:] for row in rows], False, CPU).bool()
+    targets_BT = pad_right([row.tokens[1:] for row in rows], 0, CPU)
+    return Batch(inputs_of([row.without_last() for row in rows], CPU), select_BT, {"tokens": targets_BT})
 
 
 def lm_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Tensor, Sums]:

@@ -13,13 +13,14 @@ import torch
 from compare import joined
 from torch import Tensor
 
+from gptlife.data.encoded import Encoded
 from gptlife.reward import kl
 from gptlife.reward.advantage import gae, leave_one_out, token_rewards, whiten
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.objective import entropy, policy_loss, selected_logprobs, value_loss
 from gptlife.reward.ranking import normalisation, ranking_loss_flat
 from gptlife.stages.generation.sampler import sample
-from gptlife.stages.modeling.forward import last_positions
+from gptlife.stages.modeling.batch import last_positions
 from gptlife.stages.rl import episodes
 from gptlife.stages.rl.networks import Average
 from gptlife.stages.training.config import TrainingConfig
@@ -81,7 +82,7 @@ def of_position_ids(inputs: Inputs) -> Results:
     config = AutoConfig.for_model("gpt2", vocab_size=9, n_embd=4, n_layer=1, n_head=1, n_positions=16)
     model = AutoModelForCausalLM.from_config(config)
     model.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True)
-    prompts = [[5] * sum(row) for row in inputs["mask"]]
+    prompts = [Encoded.prompt([5] * sum(row)) for row in inputs["mask"]]
     sample(model, prompts, max_new_tokens=1, temperature=1.0, eos=0, seed="")
     # The sampler decodes short prompts first.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
@@ -90,7 +91,7 @@ def of_position_ids(inputs: Inputs) -> Results:
 
 def of_response_places(inputs: Inputs) -> Results:
     """The positions that are selected for a response's log-probabilities."""
-    prompt, response = [5] * inputs["prompt"], [6] * inputs["response"]
+    prompt, response = Encoded.prompt([5] * inputs["prompt"]), [6] * inputs["response"]
     rollouts = episodes.Rollouts(
         [prompt], [response], torch.ones(1), torch.zeros(1), torch.ones(1, len(response)).bool()
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from gptlife.data.encoded import Encoded
 from gptlife.stages.generation import sampler
 
 Weights = dict[str, Tensor]
@@ -21,7 +22,7 @@ class Sampled:
     """Prompts and answers of every step, as they leave the sampler."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.steps: list[list[tuple[list[int], sampler.Answer]]] = []
+        self.steps: list[list[tuple[Encoded, sampler.Answer]]] = []
         decode_batch = sampler._decode
 
         def watched(model: Any, prompts: Any, *rest: Any) -> Any:
@@ -33,7 +34,7 @@ class Sampled:
 
 
 def by_brute_force(
-    world: Any, policy: Path, value: Path, sampled: list[tuple[list[int], sampler.Answer]], **changes: Any
+    world: Any, policy: Path, value: Path, sampled: list[tuple[Encoded, sampler.Answer]], **changes: Any
 ) -> dict[str, Any]:
     """PPO's step from its formulas: rows alone in float64, the oracles' lists, gradients by automatic differentiation.
 
@@ -46,7 +47,8 @@ def by_brute_force(
     )
     logprobs, refs, values, scores = [], [], [], []
     for prompt, answer in sampled:
-        ids, places = torch.tensor([prompt + answer.tokens]), oracles.response_places(len(prompt), len(answer.tokens))
+        ids = torch.tensor([prompt.followed_by(answer.tokens).tokens])
+        places = oracles.response_places(len(prompt), len(answer.tokens))
         for model, kept in ((actor, logprobs), (reference, refs)):
             table = (model(input_ids=ids).logits[0, places] / options["temperature"]).log_softmax(-1)
             kept.append(table.gather(-1, torch.tensor(answer.tokens).unsqueeze(-1)).squeeze(-1))

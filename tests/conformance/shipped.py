@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import CausalLMOutput
 
 from gptlife.data.config import decode
+from gptlife.data.encoded import Encoded
 from gptlife.stages import ppo
 from gptlife.stages.generation.sampler import Answer, sample
 from gptlife.stages.rl import episodes, metrics
@@ -37,23 +38,23 @@ class Scripted(nn.Module):
                 logits[row * self.width + step, token] = 50.0
         self.logits = nn.Parameter(logits)
 
-    def prompts(self) -> list[list[int]]:
+    def prompts(self) -> list[Encoded]:
         """The prompts that ask for the rows: their lengths tell them apart."""
-        return [[3] * (start + 1) for start in range(0, len(self.logits), self.width)]
+        return [Encoded.prompt([3] * (start + 1)) for start in range(0, len(self.logits), self.width)]
 
     def forward(self, position_ids: Tensor, **_: Any) -> CausalLMOutput:
         """What comes after each position."""
         return CausalLMOutput(logits=self.logits[position_ids])
 
 
-def scripted_answers(rows: Sequence[Sequence[int]], eos: int) -> tuple[list[list[int]], list[Answer]]:
+def scripted_answers(rows: Sequence[Sequence[int]], eos: int) -> tuple[list[Encoded], list[Answer]]:
     """(prompts, what the sampler makes of a model that would say `rows`): it stops at the end-of-text."""
     model = Scripted(rows)
     prompts = model.prompts()
     return prompts, sample(model, prompts, max_new_tokens=model.width, temperature=1.0, eos=eos, seed="", greedy=True)
 
 
-def as_rollouts(prompts: list[list[int]], answers: Sequence[Answer], longest: int) -> episodes.Rollouts:
+def as_rollouts(prompts: list[Encoded], answers: Sequence[Answer], longest: int) -> episodes.Rollouts:
     """Sampled answers as a step's episodes."""
     return episodes.share_answers(Accelerator(cpu=True), prompts, range(len(prompts)), answers, longest)
 
@@ -68,7 +69,9 @@ def rollouts_of(mask_BR: Tensor) -> episodes.Rollouts:
     """Episodes of given lengths; prompts of two tokens, all answers ended."""
     responses = [[5] * n for n in mask_BR.sum(1).tolist()]
     ended_B = torch.ones(len(mask_BR), dtype=torch.bool)
-    return episodes.Rollouts([[3, 4]] * len(mask_BR), responses, ended_B, torch.zeros(mask_BR.shape), mask_BR)
+    return episodes.Rollouts(
+        [Encoded.prompt([3, 4])] * len(mask_BR), responses, ended_B, torch.zeros(mask_BR.shape), mask_BR
+    )
 
 
 def readings_of(mask_BR: Tensor, **tables: Tensor) -> episodes.Readings:

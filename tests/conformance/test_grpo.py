@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gptlife.data.config import decode
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.reward import kl
 from gptlife.reward.advantage import group_normalised
@@ -76,7 +77,7 @@ def rollouts() -> episodes.Rollouts:
     """All answers as the answers to one prompt."""
     mask_BR = torch.tensor([[step < len(row) for step in range(LONGEST)] for row in ANSWERS])
     finished_B = torch.tensor([row[-1] == EOS for row in ANSWERS])
-    return episodes.Rollouts([[START]] * 7, ANSWERS, finished_B, torch.zeros(7, LONGEST), mask_BR)
+    return episodes.Rollouts([Encoded.prompt([START])] * 7, ANSWERS, finished_B, torch.zeros(7, LONGEST), mask_BR)
 
 
 def experience_of(

@@ -19,11 +19,13 @@ import torch
 from compare import agree, joined
 from torch import Tensor
 
+from gptlife.data.encoded import Encoded
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.ranking import normalisation, ranked_pairs, ranking_loss_flat
 from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages import reward_model
-from gptlife.stages.modeling.forward import SelectedScores, pad_right
+from gptlife.stages.modeling.batch import CPU, inputs_of
+from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.scorer import fold_normalisation, score
 from gptlife.stages.preferences.metrics import margins
 
@@ -85,7 +87,7 @@ def loss_in_one_pass(model: Any, rows: list[list[list[int]]]) -> Tensor:
     """K rows a prompt, all prompts in one batch."""
     tokens = joined(rows)
     last = torch.tensor([[place == len(row) - 1 for place in range(5)] for row in tokens])
-    scores_N = SelectedScores(model)({"input_ids": pad_right(tokens, 0, torch.device("cpu"))}, last)
+    scores_N = SelectedScores(model)(inputs_of([Encoded.prompt(row) for row in tokens], CPU), last)
     _, ranks_N, group_N = flat([[0.0] * len(row) for row in rows], RANKS[:3])
     terms = ranking_loss_flat(scores_N, ranks_N, group_N)
     return terms.loss_sum / terms.n_groups
@@ -163,7 +165,7 @@ def test_normalisation_is_in_the_weights(scorer: Any) -> None:
     import copy
 
     rows = joined(prompts_with_answers())
-    before, model = score(SelectedScores(scorer), rows), copy.deepcopy(scorer)
+    before, model = score(SelectedScores(scorer), [Encoded.prompt(row) for row in rows]), copy.deepcopy(scorer)
     fold_normalisation(model, 2.5, -0.75)
     with torch.no_grad():
         plain = [float(of_row(model, row)) for row in rows]

@@ -17,17 +17,20 @@ import torch
 from compare import agree, joined
 from torch import Tensor
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.tokens import encode_conversation
 from gptlife.reward.objective import selected_logprobs
 from gptlife.stages.generation import sampler
 from gptlife.stages.generation.sampler import Answer, sample
 from gptlife.stages.modeling import loading
-from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores, pad_right
+from gptlife.stages.modeling.batch import pad_right
+from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
 from gptlife.stages.modeling.scorer import score
 from gptlife.stages.rl import episodes
 
 EOS, PAD = 0, 1
 PROMPTS = [[3, 5, 4], [3, 5, 6, 7, 8, 9, 10, 4], [3, 11, 12, 4], [3, 5, 5, 6, 4]] * 3
+ENCODED = [Encoded.prompt(tokens) for tokens in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def policy(world: Any) -> Any:
 
 def answers_of(model: Any, **changes: Any) -> list[Answer]:
     options = {"max_new_tokens": 8, "temperature": 0.7, "eos": EOS, "seed": "s", **changes}
-    return sample(model, PROMPTS, **options)
+    return sample(model, ENCODED, **options)
 
 
 @torch.no_grad()
@@ -97,7 +100,7 @@ def test_left_padding_is_not_attended(policy: Any) -> None:
 def test_logits_predict_the_next_token(policy: Any) -> None:
     """N+ code: the logits of a response's tokens are those one position to the left, from the prompt's last on."""
     answers = answers_of(policy)
-    rollouts = shipped.as_rollouts(PROMPTS, answers, 8)
+    rollouts = shipped.as_rollouts(ENCODED, answers, 8)
 
     def check(select: Callable[[Tensor], Tensor]) -> None:
         rows = rollouts.rows(range(len(PROMPTS)), shipped.CPU)
@@ -158,7 +161,7 @@ def test_score_at_eos(scorer: Any) -> None:
     """N+ detail 3, N: the score is that of the last real token (the end-of-text, where there is one), padded or not."""
     with torch.no_grad():
         states = [scorer.score(scorer.transformer(torch.tensor([row])).last_hidden_state)[0, :, 0] for row in ROWS]
-    found = score(SelectedScores(scorer), ROWS, tokens_per_batch=100)
+    found = score(SelectedScores(scorer), [Encoded.prompt(row) for row in ROWS], tokens_per_batch=100)
 
     def check(place: Callable[[list[int]], int]) -> None:
         agree(found, [float(own[place(row)]) for own, row in zip(states, ROWS, strict=True)], 1e-5)
@@ -197,9 +200,11 @@ def test_pad_is_not_eos(world: Any, tmp_path: Path) -> None:
 
     def check(loaded: Any) -> None:
         assert loaded.pad_token_id != loaded.eos_token_id
-        tokens, targets = encode_conversation(loaded, chat)
+        row = encode_conversation(loaded, chat)
         # The end-of-text is a target; masked by padding's id it would not be.
-        learnt = [token for token, here in zip(tokens, targets, strict=True) if here and token != loaded.pad_token_id]
+        learnt = [
+            token for token, here in zip(row.tokens, row.marks, strict=True) if here and token != loaded.pad_token_id
+        ]
         assert learnt[-1] == EOS
         assert loading.load_causal(tmp_path).config.pad_token_id != EOS
 
@@ -233,7 +238,7 @@ def read(policy: Any, answers: list[Answer], temperature: float) -> list[list[fl
 
     from accelerate import Accelerator
 
-    reader, rollouts = SelectedLogits(policy), shipped.as_rollouts(PROMPTS, answers, 8)
+    reader, rollouts = SelectedLogits(policy), shipped.as_rollouts(ENCODED, answers, 8)
 
     def unscored(group: Any, inputs: Any, last_BT: Tensor) -> Tensor:
         return torch.zeros(len(group))
@@ -253,7 +258,7 @@ def test_sampled_from_the_distribution(policy: Any) -> None:
     with torch.no_grad():
         logits = policy(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].tolist()
     found = sample(
-        policy, [PROMPTS[0]] * count, max_new_tokens=1, temperature=0.7, eos=EOS, seed="d", generation_batch_size=count
+        policy, [ENCODED[0]] * count, max_new_tokens=1, temperature=0.7, eos=EOS, seed="d", generation_batch_size=count
     )
 
     def check(temperature: float) -> None:
@@ -308,7 +313,7 @@ def test_softmax_in_float32(policy: Any) -> None:
     expected = oracles.logprobs([logits_TV.double().tolist()], [[5] * 8], 0.7)[0]
     agree(selected_logprobs(read_TV, torch.full((8,), 5), 0.7), expected, 1e-5)
     # The sampler, which sees the same logits at the last position.
-    (answer,) = sample(half, [PROMPTS[1]], max_new_tokens=1, temperature=0.7, eos=EOS, seed="h")
+    (answer,) = sample(half, [ENCODED[1]], max_new_tokens=1, temperature=0.7, eos=EOS, seed="h")
     agree(answer.logprobs, [oracles.log_softmax(logits_TV[-1].double().tolist(), 0.7)[answer.tokens[0]]], 1e-5)
     coarse_T = (logits_TV / 0.7).log_softmax(-1)[:, 5].float()
     with pytest.raises(AssertionError):

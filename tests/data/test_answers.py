@@ -3,6 +3,7 @@
 import pytest
 
 from gptlife.data.answers import encode_answers
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import SMALLEST_VOCABULARY, encode_text, train_tokenizer
 
@@ -20,34 +21,36 @@ PROMPT = [USER, *ids("why"), ASSISTANT]  # 5 tokens
 
 
 def encode(answers, finished=None, *, limit, too_long, messages=ASK):
-    return encode_answers(TOKENIZER, messages, answers, finished, limit=limit, too_long=too_long, place="x: prompt 3")
+    """The answers' tokens; each row must begin with the prompt's."""
+    rows = encode_answers(TOKENIZER, messages, answers, finished, limit=limit, too_long=too_long, place="x: prompt 3")
+    parts = [row and row.split() for row in rows]
+    assert all(part is None or part[0] == Encoded.prompt(PROMPT) for part in parts)
+    return [part and part[1] for part in parts]
 
 
 @pytest.mark.parametrize("too_long", ["drop", "cut", "refuse"])
 def test_within_the_limit_every_policy_gives_the_same(too_long):
     encoded = encode(["ab", "", "abc"], [True, True, False], limit=8, too_long=too_long)
     # The first and the last have 8 tokens: exactly the limit.
-    assert encoded == (PROMPT, [[*ids("ab"), END], [END], ids("abc")])
-    assert encoded.rows == [[*PROMPT, *ids("ab"), END], [*PROMPT, END], [*PROMPT, *ids("abc")]]
+    assert encoded == [[*ids("ab"), END], [END], ids("abc")]
 
 
 def test_without_a_word_on_it_all_answers_ended():
-    assert encode(["a", "b"], limit=9, too_long="refuse").answers == [[*ids("a"), END], [*ids("b"), END]]
-    assert encode(["a", "b"], [False, True], limit=9, too_long="refuse").answers == [ids("a"), [*ids("b"), END]]
+    assert encode(["a", "b"], limit=9, too_long="refuse") == [[*ids("a"), END], [*ids("b"), END]]
+    assert encode(["a", "b"], [False, True], limit=9, too_long="refuse") == [ids("a"), [*ids("b"), END]]
 
 
 def test_drop_leaves_the_long_ones_out_and_keeps_their_places():
     encoded = encode(["abc", "ab", "abcd"], [True, True, False], limit=8, too_long="drop")
-    assert encoded.answers == [None, [*ids("ab"), END], None]
-    assert encoded.rows == [None, [*PROMPT, *ids("ab"), END], None]
-    assert encode(["abc"], limit=9, too_long="drop").answers == [[*ids("abc"), END]]  # the twin: one more fits
+    assert encoded == [None, [*ids("ab"), END], None]
+    assert encode(["abc"], limit=9, too_long="drop") == [[*ids("abc"), END]]  # the twin: one more fits
 
 
 def test_cut_keeps_the_first_tokens():
     encoded = encode(["abc", "abcde", "a"], limit=8, too_long="cut")
     # The end token goes first: a cut answer did not end by itself.
-    assert encoded.answers == [ids("abc"), ids("abc"), [*ids("a"), END]]
-    assert max(len(row) for row in encoded.rows) == 8
+    assert encoded == [ids("abc"), ids("abc"), [*ids("a"), END]]
+    assert max(len(PROMPT) + len(answer) for answer in encoded) == 8
 
 
 def test_refuse_names_the_place_and_the_length():
@@ -56,7 +59,7 @@ def test_refuse_names_the_place_and_the_length():
     line = "x: prompt 3 has 9 tokens with its answer, the limit is 8; shorten it or leave it out"
     assert str(caught.value) == line
     # The twin: cut off, it has no end token and fits.
-    assert encode(["ab", "abc"], [True, False], limit=8, too_long="refuse").answers[1] == ids("abc")
+    assert encode(["ab", "abc"], [True, False], limit=8, too_long="refuse")[1] == ids("abc")
 
 
 @pytest.mark.parametrize("limit", [5, 4])
@@ -64,14 +67,14 @@ def test_a_prompt_that_leaves_no_room(limit):
     with pytest.raises(UserError) as caught:
         encode(["a"], limit=limit, too_long="cut")
     assert str(caught.value) == f"x: prompt 3 has 5 tokens, the limit is {limit}; shorten it so that an answer fits"
-    assert encode(["a"], limit=limit, too_long="drop").answers == [None]
+    assert encode(["a"], limit=limit, too_long="drop") == [None]
     with pytest.raises(UserError, match=f"has 7 tokens with its answer, the limit is {limit}"):
         encode(["a"], limit=limit, too_long="refuse")
-    assert encode(["a"], limit=6, too_long="cut").answers == [ids("a")]  # the twin: room for one token
+    assert encode(["a"], limit=6, too_long="cut") == [ids("a")]  # the twin: room for one token
 
 
 def test_an_empty_cut_off_answer_beside_a_full_prompt_has_no_tokens():
-    assert encode([""], [False], limit=5, too_long="drop") == (PROMPT, [[]])
+    assert encode([""], [False], limit=5, too_long="drop") == [[]]
 
 
 def test_each_answer_needs_its_mark():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gptlife.data.config import decode
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.stages.modeling.forward import SelectedScores
@@ -63,8 +64,9 @@ def test_members_are_read_together() -> None:
         members.append(SelectedScores(model))
     rows = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
     alone_MN = [[float(member.model(input_ids=torch.tensor([row])).logits) for row in rows] for member in members]
-    worst = score(EnsembleScores(members, EnsembleConfig(rule="worst")), rows).tolist()
-    mean = score(EnsembleScores(members, EnsembleConfig(rule="mean")), rows).tolist()
+    encoded = [Encoded.prompt(row) for row in rows]
+    worst = score(EnsembleScores(members, EnsembleConfig(rule="worst")), encoded).tolist()
+    mean = score(EnsembleScores(members, EnsembleConfig(rule="mean")), encoded).tolist()
     assert worst == pytest.approx([min(column) for column in zip(*alone_MN, strict=True)], abs=1e-5)
     assert mean == pytest.approx([sum(column) / 3 for column in zip(*alone_MN, strict=True)], abs=1e-5)
     assert worst != pytest.approx(mean, abs=1e-2)

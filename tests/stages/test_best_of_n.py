@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from gptlife.data.config import decode
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.tokens import encode_answer, encode_prompt
 from gptlife.stages import best_of_n
@@ -75,7 +76,7 @@ def test_the_written_rows(tiny: Any, done: tuple[Path, dict[str, Any]]) -> None:
     assert {True, False} == {ended for row in rows for ended in row["finished"]}
     for row in rows[:4]:
         for text, ended, score in zip(row["answers"], row["finished"], row["scores"]["reward"], strict=True):
-            tokens = encode_prompt(tokenizer, row["messages"]) + encode_answer(tokenizer, text, ended)
+            tokens = encode_prompt(tokenizer, row["messages"]).followed_by(encode_answer(tokenizer, text, ended)).tokens
             with torch.no_grad():
                 assert float(model(torch.tensor([tokens])).logits) == pytest.approx(score, abs=1e-4)
 
@@ -229,14 +230,14 @@ def test_an_answer_too_long_for_the_reward_model_is_cut_and_a_prompt_refused(
         monkeypatch.setattr(RewardModel, "__init__", short)
         run(best_of_n.STAGE, fields(tiny), output, policy=tiny.sft, reward=tiny.reward_model)
 
-    def seen(self: RewardModel, tokens: list[list[int]]) -> Any:
-        read.extend(tokens)
-        return member_scores(self, tokens)
+    def seen(self: RewardModel, rows: list[Encoded]) -> Any:
+        read.extend(row.tokens for row in rows)
+        return member_scores(self, rows)
 
     monkeypatch.setattr(RewardModel, "member_scores", seen)
     longest = max(len(encode_prompt(tokenizer, row["messages"])) for row in rows)
     with_context(longest + 2, tmp_path / "one")
-    prompt = encode_prompt(tokenizer, rows[0]["messages"])
+    prompt = encode_prompt(tokenizer, rows[0]["messages"]).tokens
     assert max(map(len, read)) == longest + 2
     assert read[0] == (prompt + encode_answer(tokenizer, "xyzw" * 3, True))[: longest + 2]
     assert read[1] == [*prompt, *encode_answer(tokenizer, "x", True)]

@@ -13,6 +13,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.stages import dpo
 from gptlife.stages.preferences.trl_trainer import DPOTrainer
@@ -179,7 +180,7 @@ def tokens_of_one_pass(tiny: Any, tokenizer: Any) -> int:
 
 
 def test_pairs_of_a_ranking() -> None:
-    ranking = {"prompt": [3, 4], "tokens": [[3, 4, n] for n in (10, 11, 12, 13)], "ranks": [2, 1, 3, 1]}
+    ranking = {"encoded": [Encoded.prompt([3, 4]).followed_by([n]) for n in (10, 11, 12, 13)], "ranks": [2, 1, 3, 1]}
     rows = [(row["chosen_ids"], row["rejected_ids"]) for row in dpo.pair_rows(ranking, "all")]
     assert sorted(rows) == [([10], [12]), ([11], [10]), ([11], [12]), ([13], [10]), ([13], [12])]
     assert dpo.pair_rows(ranking, "best_worst") == [{"prompt_ids": [3, 4], "chosen_ids": [11], "rejected_ids": [12]}]

@@ -12,11 +12,12 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.stages import kto
 from gptlife.stages.modeling import loading
 from gptlife.stages.preferences import labels
-from gptlife.stages.preferences.implicit_rewards import label_metrics, mismatched
+from gptlife.stages.preferences.implicit_rewards import label_answers, label_metrics, mismatched
 from gptlife.stages.preferences.trl_trainer import KTOTrainer
 
 FIELDS = {
@@ -139,16 +140,27 @@ def test_label_metrics_by_hand() -> None:
 
 
 def test_mismatched_answers_stay_in_their_circle_and_fit() -> None:
-    rows = [{"prompt_ids": [3] * n, "completion_ids": [10 + n] * (6 - n)} for n in (1, 2, 3, 4)]
-    assert mismatched(rows, 2, 1) == [[12] * 4, [11] * 4, [14] * 2, [13] * 2]
-    assert mismatched(rows, 4, 2) == [[13] * 3, [14] * 2, [11] * 3, [12] * 2]
+    pairs = [([3] * n, [10 + n] * (6 - n)) for n in (1, 2, 3, 4)]
+    assert mismatched(pairs, 2, 1) == [[12] * 4, [11] * 4, [14] * 2, [13] * 2]
+    assert mismatched(pairs, 4, 2) == [[13] * 3, [14] * 2, [11] * 3, [12] * 2]
+    rows = [{"prompt_ids": prompt, "completion_ids": answer} for prompt, answer in pairs]
     assert KTOTrainer.arranged(rows, 2)[1]["KL_completion_ids"] == [11] * 4
 
 
 def test_labels_of_a_ranking() -> None:
-    ranking = {"prompt": [3, 4], "tokens": [[3, 4, n] for n in (10, 11, 12, 13, 14)], "ranks": [2, 1, 3, 1, 3]}
-    rows = [(row["completion_ids"], row["label"]) for row in labels.label_rows(ranking)]
-    assert rows == [([11], True), ([12], False), ([13], True), ([14], False)]
+    ranking = {"encoded": [Encoded.prompt([3, 4]).followed_by([n]) for n in range(10, 15)], "ranks": [2, 1, 3, 1, 3]}
+    rows = [kto.label_columns(row) for row in labels.label_rows(ranking)]
+    assert [row["prompt_ids"] for row in rows] == [[3, 4]] * 4
+    read = [(row["completion_ids"], row["label"]) for row in rows]
+    assert read == [([11], True), ([12], False), ([13], True), ([14], False)]
+
+
+def test_answers_are_measured_after_their_own_prompt_and_after_another() -> None:
+    prompts = [Encoded.prompt([3] * n) for n in (1, 2, 3, 4)]
+    rows = [{"encoded": prompt.followed_by([10 + len(prompt)])} for prompt in prompts]
+    read = [row.tokens for row in label_answers(rows)]
+    assert read[:4] == [[3, 11], [3, 3, 12], [3, 3, 3, 13], [3, 3, 3, 3, 14]]
+    assert read[4:] == [[3, 13], [3, 3, 14], [3, 3, 3, 11], [3, 3, 3, 3, 12]]
 
 
 def test_an_answer_that_was_cut_off_has_no_end(tiny: Any) -> None:
@@ -160,7 +172,7 @@ def test_an_answer_that_was_cut_off_has_no_end(tiny: Any) -> None:
         (folder / f"{name}.jsonl").write_text(json.dumps(ranking) + "\n", encoding="utf-8")
     train, held_out = labels.labelled_rows(None, 0.1, 0, [folder], tokenizer, 64, "kto")
     ids = [tokenizer(text)["input_ids"] for text in ("a", "b")]
-    assert [row["completion_ids"] for row in train] == [ids[0], [*ids[1], 0]]
+    assert [row["encoded"].split()[1] for row in train] == [ids[0], [*ids[1], 0]]
     assert [row["label"] for row in train] == [True, False]
     assert train == held_out
 

@@ -35,7 +35,7 @@ def test_the_score_is_that_of_plain_transformers(tiny: Any, run: Any, taken: Any
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.reward_model))
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model)).eval()
     rollouts, experience = taken(PPO, ppo.PPOConfig, options, tmp_path / "again")[1:3]
-    rows = [prompt + answer for prompt, answer in zip(rollouts.prompts, rollouts.responses, strict=True)]
+    rows = [prompt.tokens + answer for prompt, answer in zip(rollouts.prompts, rollouts.responses, strict=True)]
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
@@ -60,7 +60,7 @@ def policy_gradient(tiny: Any, rollouts: Any, experience: Any, temperature: floa
     model = AutoModelForCausalLM.from_pretrained(str(tiny.sft)).eval()
     total, count = torch.zeros(()), 0
     for row, (prompt, answer) in enumerate(zip(rollouts.prompts, rollouts.responses, strict=True)):
-        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0] / temperature
+        logits = model(input_ids=torch.tensor([prompt.tokens + answer])).logits[0] / temperature
         table = torch.log_softmax(logits, -1)
         for place, token in enumerate(answer):
             logprob = table[len(prompt) - 1 + place, token]
@@ -115,7 +115,7 @@ def test_value_network_begins_as_the_reward_model(tiny: Any, taken: Any, tmp_pat
     model = AutoModelForSequenceClassification.from_pretrained(str(tiny.reward_model)).eval()
     with torch.no_grad():
         for row, (prompt, answer) in enumerate(zip(rollouts.prompts, rollouts.responses, strict=True)):
-            hidden = model.transformer(input_ids=torch.tensor([prompt + answer])).last_hidden_state
+            hidden = model.transformer(input_ids=torch.tensor([prompt.tokens + answer])).last_hidden_state
             values = model.score(hidden)[0, len(prompt) - 1 : -1, 0]
             assert_close(experience.values_BR[row, : len(answer)], values, rtol=0, atol=1e-5)
 

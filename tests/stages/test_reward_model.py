@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.stages import reward_model
@@ -90,8 +91,9 @@ def test_loss_is_the_mean_over_pairs_of_each_prompt(
 
 
 def test_k_answers_cost_k_forward_rows(tiny: Any) -> None:
-    row = {"tokens": [[3, 4, 5, 6], [3, 4, 7], [3, 4, 8]], "ranks": [2, 1, 2]}
-    examples = rankings.Rankings([row, {"tokens": [[3], [4]], "ranks": [1, 2]}])
+    one, two = ([[3, 4, 5, 6], [3, 4, 7], [3, 4, 8]], [2, 1, 2]), ([[3], [4]], [1, 2])
+    rows = [{"encoded": list(map(Encoded.prompt, answers)), "ranks": ranks} for answers, ranks in (one, two)]
+    examples = rankings.Rankings(rows)
     batch = examples.collate([0, 1])
     assert batch.inputs["input_ids"].shape == (5, 4)
     assert batch.inputs["input_ids"].tolist()[1] == [3, 4, 7, 0]
@@ -203,7 +205,10 @@ def test_long_answers_leave_their_ranking(tiny: Any) -> None:
     row = {"messages": messages, "answers": ["a", "bbbbbbbbbbbbbbbb", "c"], "ranks": [1, 2, 3]}
     (kept,) = rankings.encode([row], tokenizer, 8, "reward_model.data")
     assert (kept["answers"], kept["ranks"]) == (["a", "c"], [1, 3])
-    assert kept["tokens"] == [ids_of(tokenizer, messages, "a"), ids_of(tokenizer, messages, "c")]
+    assert [answer.tokens for answer in kept["encoded"]] == [
+        ids_of(tokenizer, messages, "a"),
+        ids_of(tokenizer, messages, "c"),
+    ]
     with pytest.raises(UserError, match=r"^reward_model\.data: no ranking has two untied answers of at most 8 tokens"):
         rankings.encode([{**row, "ranks": [1, 2, 1]}], tokenizer, 8, "reward_model.data")
 
@@ -302,17 +307,18 @@ def test_members_are_read_as_one(
 ) -> None:
     rows = demonstrations_of(tiny, AutoTokenizer.from_pretrained(str(ensemble[0])))[:5]
     apart = [scores(path, rows) for path in members_of(ensemble[0])]
+    encoded = [Encoded.prompt(row) for row in rows]
     reader = load_reward(ensemble[0], EnsembleConfig(rule="worst"))
     assert isinstance(reader, EnsembleScores)
-    assert score(reader, rows).tolist() == pytest.approx([min(own) for own in zip(*apart, strict=True)], abs=1e-5)
-    careful = score(load_reward(ensemble[0]), rows).tolist()
+    assert score(reader, encoded).tolist() == pytest.approx([min(own) for own in zip(*apart, strict=True)], abs=1e-5)
+    careful = score(load_reward(ensemble[0]), encoded).tolist()
     means = [sum(own) / 3 for own in zip(*apart, strict=True)]
     spreads = [(sum((x - mean) ** 2 for x in own) / 3) ** 0.5
                for own, mean in zip(zip(*apart, strict=True), means, strict=True)]  # fmt: skip
     assert careful == pytest.approx([mean - std for mean, std in zip(means, spreads, strict=True)], abs=1e-5)
     single = load_reward(trained[0], EnsembleConfig(rule="worst"))
     assert isinstance(single, SelectedScores)
-    assert score(single, rows).tolist() == score(SelectedScores(load_scorer(trained[0])), rows).tolist()
+    assert score(single, encoded).tolist() == score(SelectedScores(load_scorer(trained[0])), encoded).tolist()
 
 
 def test_members_share_a_tokenizer(ensemble: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,7 +566,7 @@ def test_pair_loss_is_that_of_trl(tiny: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         theirs = float(trainer.compute_loss(model, next(iter(trainer.get_train_dataloader()))))
         ours = [
-            {"tokens": [ids_of(tokenizer, p, text) for text in pair], "ranks": [1, 2]}
+            {"encoded": [Encoded.prompt(ids_of(tokenizer, p, text)) for text in pair], "ranks": [1, 2]}
             for p, pair in zip(asked, pairs, strict=True)
         ]
         loss, _ = reward_model._loss(SelectedScores(model), rankings.Rankings(ours).collate([0, 1, 2]))

@@ -58,7 +58,7 @@ def reinforce(
         group = range(i - i % k, i - i % k + k)
         assert all(rollouts.prompts[j] == prompt for j in group)
         baseline = [returns[j] for j in group if j != i or not others]
-        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0] / temperature
+        logits = model(input_ids=torch.tensor([prompt.tokens + answer])).logits[0] / temperature
         table = torch.log_softmax(logits, -1)
         for place, token in enumerate(answer):
             advantage = returns[i] - sum(baseline) / len(baseline)
@@ -116,7 +116,7 @@ def test_a_prompts_answers_stand_together(tiny: Any, taken: Any, tmp_path: Path)
     _, rollouts, experience, _ = taken(RLOO, rloo.RLOOConfig, fields(tiny, answers_per_prompt=4), tmp_path / "one")
     groups = [rollouts.prompts[start : start + 4] for start in range(0, 16, 4)]
     assert all(group == [group[0]] * 4 for group in groups)
-    assert len({tuple(group[0]) for group in groups}) == 4
+    assert len({tuple(group[0].tokens) for group in groups}) == 4
     assert len({tuple(answer) for answer in rollouts.responses[:4]}) > 1  # each with draws of its own
     # Advantages of a prompt's answers have mean 0, and the baseline is what is left of the return.
     advantages_B = experience.advantages_BR[:, 0]

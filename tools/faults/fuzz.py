@@ -322,7 +322,8 @@ def chat() -> Callable[[bytes], None]:
     def check(content: bytes) -> None:
         question, _, answer = content.decode("utf-8", errors="ignore").partition("\0")
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        tokens, said = encode_conversation(tokenizer, messages)
+        row = encode_conversation(tokenizer, messages)
+        tokens, said = row.tokens, row.marks
         begins, speaks, ends = control[USER], control[ASSISTANT], control[END]
         expected = [begins, *encode_text(tokenizer, question), speaks, *encode_text(tokenizer, answer), ends]
         assert tokens == expected, (question, answer)

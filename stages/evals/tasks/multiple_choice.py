@@ -41,22 +41,20 @@ def mean_logprobs(reader: Any, tokenizer: Any, items: list[Item], tokens_per_bat
     """
     import torch
 
+    from gptlife.data.encoded import Encoded
     from gptlife.data.packing import length_batches
     from gptlife.data.tokens import encode_texts
     from gptlife.reward.objective import selected_logprobs
     from gptlife.stages.training.lm import collate
 
     device = next(reader.parameters()).device
-    queries = encode_texts(tokenizer, [item["query"] for item in items])
+    queries = [Encoded.prompt(tokens) for tokens in encode_texts(tokenizer, [item["query"] for item in items])]
     options = [(i, text) for i, item in enumerate(items) for text in item["choices"]]
     encoded = encode_texts(tokenizer, [text for _, text in options])
-    rows = [
-        (queries[i] + tokens, [False] * len(queries[i]) + [True] * len(tokens))
-        for (i, _), tokens in zip(options, encoded, strict=True)
-    ]
+    rows = [queries[i].followed_by(tokens) for (i, _), tokens in zip(options, encoded, strict=True)]
     means = [0.0] * len(rows)
     with torch.no_grad():
-        for group in length_batches([len(tokens) for tokens, _ in rows], tokens_per_batch=tokens_per_batch):
+        for group in length_batches([len(row) for row in rows], tokens_per_batch=tokens_per_batch):
             batch = collate([rows[index] for index in group]).to(device)
             logits_NV = reader(batch.inputs, batch.select)
             logprobs_N = selected_logprobs(logits_NV, batch.targets["tokens"][batch.select], 1.0)

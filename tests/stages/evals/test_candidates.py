@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.stages import evaluation
 from gptlife.stages.evals import candidates
@@ -33,9 +34,9 @@ def test_any_name_answers_and_base_ones_get_text(tiny: Any, run: Any, tmp_path: 
 
 
 def test_a_base_model_gets_text(tiny: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[list[int]]] = []
+    asked: list[list[Encoded]] = []
 
-    def caught(model: Any, prompts: list[list[int]], **_: Any) -> list[Answer]:
+    def caught(model: Any, prompts: list[Encoded], **_: Any) -> list[Answer]:
         asked.append(prompts)
         return [Answer(tokenizer("One.\nTwo")["input_ids"], [], False) for _ in prompts]
 
@@ -54,7 +55,7 @@ def test_a_base_model_gets_text(tiny: Any, run: Any, tmp_path: Path, monkeypatch
     shown = [json.loads(line) for line in tiny.conversations.read_text("utf-8").splitlines()[:2]]
     prompted = "".join(f"Question: {row['prompt']}\nAnswer: {row['completion']}\n\n" for row in shown)
     question = json.loads(tiny.prompts.read_text("utf-8").splitlines()[0])["prompt"]
-    texts = [tokenizer.decode(batch[0]) for batch in asked]
+    texts = [tokenizer.decode(batch[0].tokens) for batch in asked]
     assert texts == [f"{question}\n", f"{prompted}Question: {question}\nAnswer:"]
     assert metrics["samples"][0]["answers"] == {"base": "One.", "base_prompted": "One."}  # up to the first stop string
 

@@ -41,12 +41,12 @@ def scored(
     tokenizer, eos = load_tokenizer(tiny.sft), load_tokenizer(tiny.sft).eos_token_id
     finished = [response[-1] == eos for response in rollouts.responses]
     sampled = {
-        tuple(prompt): Answer(response, [], ended)
+        tuple(prompt.tokens): Answer(response, [], ended)
         for prompt, response, ended in zip(rollouts.prompts, rollouts.responses, finished, strict=True)
     }
     by_prompt = dict(zip(sampled, experience.readings.scores_B.tolist(), strict=True))
     monkeypatch.setattr(
-        candidates, "sample", lambda model, prompts, **_: [sampled[tuple(prompt)] for prompt in prompts]
+        candidates, "sample", lambda model, prompts, **_: [sampled[tuple(prompt.tokens)] for prompt in prompts]
     )
 
     def evaluate() -> Scored:
@@ -55,7 +55,7 @@ def scored(
         pairs: Scored = {}
         for line in (tmp_path / "evaluation" / "answers.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            prompt, given = tuple(encode_prompt(tokenizer, row["messages"])), row["answers"]["sft"]
+            prompt, given = tuple(encode_prompt(tokenizer, row["messages"]).tokens), row["answers"]["sft"]
             answer = sampled[prompt]
             assert (given["text"], given["finished"]) == (text_of(tokenizer, answer.tokens), answer.finished)
             # Tokens that the tokenizer would not write for their text can't come back from it.
@@ -93,9 +93,10 @@ def test_a_row_over_the_context_is_cut(tiny: Any, monkeypatch: pytest.MonkeyPatc
     messages = [{"role": "user", "content": "What does Anna have?"}]
     model = reward.RewardModel(tiny.reward_model, None, torch.device("cpu"))
     whole, short = model.encode(messages, ["A red hat.", "A"], [True, False], "prompt 1")
-    assert short == [*encode_prompt(model.tokenizer, messages), *encode_text(model.tokenizer, "A")]
+    assert short == encode_prompt(model.tokenizer, messages).followed_by(encode_text(model.tokenizer, "A"))
     model.limit = len(whole) - 2
-    assert model.encode(messages, ["A red hat.", "A"], [True, False], "prompt 1") == [whole[:-2], short]
+    cut = whole.without_last().without_last()
+    assert model.encode(messages, ["A red hat.", "A"], [True, False], "prompt 1") == [cut, short]
     model.limit = len(short) - 1
     with pytest.raises(UserError, match=rf"^prompt 1 has {model.limit} tokens, the limit is {model.limit}; shorten it"):
         model.encode(messages, ["A"], [False], "prompt 1")

@@ -113,7 +113,9 @@ def test_the_oldest_turns_go_where_the_conversation_is_too_long(model_dir, monke
     read = []
     sample = sampler.sample
     monkeypatch.setattr(
-        sampler, "sample", lambda model, rows, **how: (read.extend(rows), sample(model, rows, **how))[1]
+        sampler,
+        "sample",
+        lambda model, rows, **how: (read.extend(row.tokens for row in rows), sample(model, rows, **how))[1],
     )
 
     def template(messages):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from gptlife.data.encoded import Encoded
 from gptlife.stages.generation import sampler
 from gptlife.stages.generation.sampler import Answer, sample
 
@@ -23,7 +24,7 @@ def prompts(copies: int = 1) -> list[list[int]]:
 
 def answers_of(model: Any, of: list[list[int]], **changes: Any) -> list[Answer]:
     options = {"max_new_tokens": 12, "temperature": 0.7, "eos": EOS, "seed": "s", **changes}
-    return sample(model, of, **options)
+    return sample(model, [Encoded.prompt(tokens) for tokens in of], **options)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gptlife.stages.modeling import forward
+from gptlife.stages.modeling.batch import pad_right
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14, 15, 16, 17]]
 SELECT = torch.tensor([[0, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 0]]).bool()
@@ -25,7 +26,7 @@ SIZES = {
 
 
 def inputs_of(fill: int) -> dict[str, torch.Tensor]:
-    return {"input_ids": forward.pad_right(ROWS, fill, torch.device("cpu"))}
+    return {"input_ids": pad_right(ROWS, fill, torch.device("cpu"))}
 
 
 def causal(kind: str) -> Any:
@@ -80,8 +81,3 @@ def test_adapters_stay_active() -> None:
         assert_close(adapted, plain, rtol=0, atol=1e-5)
     with model.disable_adapter():
         assert_close(reader(inputs, SELECT), plain, rtol=0, atol=1e-5)
-
-
-def test_padding() -> None:
-    cpu = torch.device("cpu")
-    assert forward.pad_right([[3], [4, 5]], 9, cpu).tolist() == [[3, 9], [4, 5]]

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from gptlife.data.encoded import Encoded
 from gptlife.data.tokens import CHAT_TEMPLATE, encode_text, tokenizer_hash
 from gptlife.stages import ppo, reward_model, sft
 from gptlife.stages.modeling import loading
@@ -136,7 +137,7 @@ def test_through_the_life(pad: str | None, adopted: Callable[..., Path], tiny: A
 
     rows = [[1, 40, 41, 2, 50, 0], [1, 42, 2, 60, 61, 62, 63, 0], [1, 43, 2, 0]]
     model = AutoModelForSequenceClassification.from_pretrained(str(reward)).eval()
-    ours = score(SelectedScores(loading.load_scorer(reward)).eval(), rows).tolist()
+    ours = score(SelectedScores(loading.load_scorer(reward)).eval(), [Encoded.prompt(row) for row in rows]).tolist()
     assert ours == pytest.approx(scores_by_transformers(model, rows, 259), abs=1e-5)
     model.config.pad_token_id = 0  # twin: with PAD = EOS the score is read before the end of the answer
     assert ours != pytest.approx(scores_by_transformers(model, rows, 0), abs=1e-5)

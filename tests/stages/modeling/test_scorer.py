@@ -10,10 +10,12 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from gptlife.stages.modeling.forward import SelectedScores, last_positions
+from gptlife.data.encoded import Encoded
+from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.scorer import fold_normalisation, score
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18]]
+ENCODED = [Encoded.prompt(row) for row in ROWS]
 PAD = 1
 SIZES = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "resid_pdrop": 0.0, "attn_pdrop": 0.0,
@@ -48,8 +50,8 @@ def padded(model: Any, side: str) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_score_is_that_of_transformers(kind: str, side: str, tokens: int) -> None:
     model = scorer(kind)
-    assert_close(score(SelectedScores(model), ROWS, tokens), padded(model, side), rtol=0, atol=1e-5)
-    cut = [row[:-1] or row for row in ROWS]
+    assert_close(score(SelectedScores(model), ENCODED, tokens), padded(model, side), rtol=0, atol=1e-5)
+    cut = [Encoded.prompt(row[:-1] or row) for row in ROWS]
     with pytest.raises(AssertionError):  # twin: the score at the last token but one
         assert_close(score(SelectedScores(model), cut, tokens), padded(model, side), rtol=0, atol=1e-5)
 
@@ -60,12 +62,7 @@ def test_left_padding_needs_positions_where_they_are_absolute() -> None:
     with torch.no_grad():
         shifted = model(input_ids=ids, attention_mask=(ids != PAD).long()).logits[:, 0]
     with pytest.raises(AssertionError):
-        assert_close(shifted, score(SelectedScores(model), ROWS), rtol=0, atol=1e-5)
-
-
-def test_last_positions() -> None:
-    expected = [[0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0]]
-    assert last_positions(ROWS, torch.device("cpu")).int().tolist() == expected
+        assert_close(shifted, score(SelectedScores(model), ENCODED), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("gain", "bias"), [(2.5, -0.75), (0.1, 3.0), (1.0, 0.0)])
@@ -73,7 +70,7 @@ def test_normalisation_is_folded_into_gpt2(gain: float, bias: float, tmp_path: P
     model = scorer("gpt2")
     expected = padded(model, "right") * gain + bias
     fold_normalisation(model, gain, bias)
-    assert_close(score(SelectedScores(model), ROWS), expected, rtol=0, atol=1e-5)
+    assert_close(score(SelectedScores(model), ENCODED), expected, rtol=0, atol=1e-5)
     model.save_pretrained(str(tmp_path))
     plain = AutoModelForSequenceClassification.from_pretrained(str(tmp_path)).eval()
     assert_close(padded(plain, "right"), expected, rtol=0, atol=1e-5)
@@ -96,7 +93,7 @@ def test_a_norm_without_bias_keeps_the_shift_in_the_config(tmp_path: Path) -> No
     model.save_pretrained(str(tmp_path))
     plain = AutoModelForSequenceClassification.from_pretrained(str(tmp_path)).eval()
     assert plain.config.reward_bias == pytest.approx(2.5)
-    assert_close(score(SelectedScores(plain), ROWS), 6.0 * before + 2.5, rtol=0, atol=1e-5)
+    assert_close(score(SelectedScores(plain), ENCODED), 6.0 * before + 2.5, rtol=0, atol=1e-5)
     assert_close(padded(plain, "right"), 6.0 * before, rtol=0, atol=1e-5)  # as the docstring says: without the shift
 
 
@@ -104,4 +101,4 @@ def test_a_head_of_zeros_can_be_shifted() -> None:
     model = scorer("gpt2")
     torch.nn.init.zeros_(model.score.weight)
     fold_normalisation(model, 2.0, 1.5)
-    assert score(SelectedScores(model), ROWS).tolist() == [1.5] * 4
+    assert score(SelectedScores(model), ENCODED).tolist() == [1.5] * 4

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from gptlife.data.encoded import Encoded
 from gptlife.stages import reward_model
 from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.preferences.rankings import Rankings, sharing_is_exact
@@ -51,7 +52,9 @@ def drawn(count: int) -> list[dict[str, Any]]:
         prompt = [rng.randrange(2, 50) for _ in range(rng.randint(1, 9))]
         answers = [prompt + [rng.randrange(2, 50) for _ in range(rng.randint(0, 7))] for _ in range(rng.randint(1, 7))]
         answers += [list(answers[0]), [*answers[0], 7]]
-        rows.append({"tokens": answers, "ranks": [rng.randint(1, 3) for _ in answers[1:]] + [4]})
+        rows.append(
+            {"encoded": list(map(Encoded.prompt, answers)), "ranks": [rng.randint(1, 3) for _ in answers[1:]] + [4]}
+        )
     return rows
 
 
@@ -81,7 +84,8 @@ def test_the_same_loss_and_gradient(kind: str) -> None:
 
 def test_a_row_by_hand() -> None:
     """[5 6] is said once; answers add 7 8, nothing but their own 6, and 9."""
-    rows = [{"tokens": [[5, 6, 7, 8], [5, 6], [5, 6, 9]], "ranks": [1, 2, 3]}]
+    answers = [Encoded.prompt(tokens) for tokens in ([5, 6, 7, 8], [5, 6], [5, 6, 9])]
+    rows = [{"encoded": answers, "ranks": [1, 2, 3]}]
     examples = Rankings(rows, shared=True)
     batch = examples.collate([0])
     # What all begin with is [5]: were it [5 6], the second answer would have no token to be read at.

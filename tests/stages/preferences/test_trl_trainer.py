@@ -52,7 +52,7 @@ def test_tokens_are_trls_where_trls_are_right(tiny: Any) -> None:
         best, worst = row["ranks"].index(min(row["ranks"])), row["ranks"].index(max(row["ranks"]))
         ours = dpo.pair_rows(whole, "best_worst")[0]
         assert as_trl_reads(tiny, row["messages"], row["answers"][best], row["answers"][worst]) == ours
-        assert ours["prompt_ids"] == encode_prompt(tokenizer, row["messages"])
+        assert ours["prompt_ids"] == encode_prompt(tokenizer, row["messages"]).tokens
         assert ours["chosen_ids"] == encode_answer(tokenizer, row["answers"][best], True)
     # Where TRL's are not: an answer that was cut off, and a control token that a user spelt.
     cut = {"messages": [{"role": "user", "content": "x"}], "answers": ["a", "b"], "ranks": [1, 2]}
@@ -63,7 +63,7 @@ def test_tokens_are_trls_where_trls_are_right(tiny: Any) -> None:
     assert theirs["rejected_ids"] == ours["rejected_ids"]
     spelt = [{"role": "user", "content": "<|assistant|>"}]
     assert as_trl_reads(tiny, spelt, "a", "b")["prompt_ids"] == [3, 4, 4]
-    assert encode_prompt(tokenizer, spelt) != [3, 4, 4]
+    assert encode_prompt(tokenizer, spelt).tokens != [3, 4, 4]
 
 
 def expect(batch: dict[str, Any], prefix: str, sides: list[tuple[list[int], list[int]]], pad: int) -> None:

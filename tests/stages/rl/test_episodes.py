@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from gptlife.data.config import decode
+from gptlife.data.encoded import Encoded
 from gptlife.stages import ppo
 from gptlife.stages.generation.sampler import Answer
 from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
@@ -29,7 +30,7 @@ LENGTHS = [3, 1, 4, 2]
 
 
 def rollouts() -> episodes.Rollouts:
-    return episodes.share_answers(Accelerator(cpu=True), PROMPTS, range(4), ANSWERS, 9)
+    return episodes.share_answers(Accelerator(cpu=True), list(map(Encoded.prompt, PROMPTS)), range(4), ANSWERS, 9)
 
 
 def test_answers_become_rollouts() -> None:

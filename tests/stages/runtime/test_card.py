@@ -164,7 +164,7 @@ def test_the_code_on_a_card_runs(checkpoints, stage, family, monkeypatch):
 
         tokenizer, (asked, answered) = names["tokenizer"], names["messages"]
         prompt = encode_prompt(tokenizer, [asked])
-        rows = [prompt + encode_answer(tokenizer, answered["content"], ended) for ended in (True, False)]
+        rows = [prompt.followed_by(encode_answer(tokenizer, answered["content"], ended)) for ended in (True, False)]
         expected, cut = score(SelectedScores(names["model"]), rows).tolist()
         assert names["score"] == pytest.approx(expected, abs=1e-6)
         assert names["score"] != pytest.approx(cut, abs=1e-6)

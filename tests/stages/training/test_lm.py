@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from gptlife.data.encoded import Encoded
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.training import lm
 
 ROWS = [
-    ([5, 6, 7, 8, 9, 10], [False, False, True, True, False, True]),
-    ([11, 12, 13], [False, True, True]),
-    ([14, 15, 16, 17], [False, False, False, True]),
+    Encoded([5, 6, 7, 8, 9, 10], [False, False, True, True, False, True]),
+    Encoded([11, 12, 13], [False, True, True]),
+    Encoded([14, 15, 16, 17], [False, False, False, True]),
 ]
 
 
@@ -71,7 +72,7 @@ def test_masked_loss_is_that_of_transformers(small: Callable[..., Any]) -> None:
     model = small()
     total, sums = lm.lm_loss(SelectedLogits(model), lm.TargetRows(ROWS).collate([0, 1, 2]))
     expected, right = 0.0, 0
-    for ids, marks in ROWS:
+    for ids, marks in ((row.tokens, row.marks) for row in ROWS):
         labels = [token if mark else -100 for token, mark in zip(ids, marks, strict=True)]
         answer = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels]))
         expected += float(answer.loss) * sum(marks)
@@ -127,7 +128,7 @@ def test_validation_is_a_mean_over_targets(tokens: int, small: Callable[..., Any
     rows = lm.TargetRows(ROWS)
     found = lm.evaluate_lm(SelectedLogits(model), rows, Accelerator(cpu=True), tokens)
     total = 0.0
-    for ids, marks in ROWS:
+    for ids, marks in ((row.tokens, row.marks) for row in ROWS):
         labels = [token if mark else -100 for token, mark in zip(ids, marks, strict=True)]
         total += float(model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.detach()) * sum(marks)
     assert found["validation_loss"] == pytest.approx(total / 6, abs=1e-5)
