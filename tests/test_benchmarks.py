@@ -117,3 +117,80 @@ def test_ranks_by_the_truth(benchmark: Any) -> None:
     assert benchmark("reward_limits").by_truth([0.2, 0.2]) == [1, 1]
     # Chains don't grow: .80 ties with .85, and .75 no longer does.
     assert benchmark("reward_limits").by_truth([0.85, 0.8, 0.75]) == [1, 1, 2]
+
+
+def point(name: str, kl: float, gold: list[float]) -> dict[str, Any]:
+    rows = len(gold)
+    return {"name": name, "kl": [kl] * rows, "gold": gold, "proxy": [0.0] * rows, "tokens": [10.0] * rows}
+
+
+def rivals_of_a_seed(page: Any) -> dict[str, Any]:
+    """SFT at gold 0 and 1 on two prompts; every method at KL 1 and, chosen, at KL 2."""
+    curves = {method: [point("step 6", 1, [0.5, 1]), point("chosen", 2, [0.75, 0.5])] for method in page.METHODS}
+    curves["plain"] = [point("step 6", 0.5, [0, 1]), point("chosen", 0.75, [1, 1])]
+    curves["best_of_n"][1]["sampled"] = [40.0, 40.0]
+    sampled = dict.fromkeys(page.METHODS, 2000.0)
+    losses = dict.fromkeys(["sft", *page.METHODS], 0.5)
+    curves["sft"] = [point("", 0, [0, 1])]
+    return {"curves": curves, "pretraining_loss": losses, "sampled": sampled, "labelled": 3000}
+
+
+def test_a_score_at_a_given_kl_lies_between_its_neighbours(benchmark: Any) -> None:
+    page = benchmark("rivals_page")
+    points = page.curve(rivals_of_a_seed(page), "ppo")
+    assert [kl for kl, _ in points] == [0.0, 1.0, 2.0]
+    assert page.at_kl(points, 0.5).tolist() == [0.25, 1.0]
+    assert page.at_kl(points, 1.75).tolist() == [0.6875, 0.625]
+    assert page.at_kl(points, 2.5) is None
+
+
+def test_the_rivals_page_by_hand(benchmark: Any, tmp_path: Path) -> None:
+    page = benchmark("rivals_page")
+    found = {0: rivals_of_a_seed(page), 1: rivals_of_a_seed(page)}
+    row = {"setting": {"kl_coef": 0.1}, "sampled": 500.0, "kl": 1.0, "proxy": 0.0}
+    row |= {"gold": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+    tuned = {method: {"rows": [row] * 4, "best": {"kl_coef": 0.1}} for method in page.METHODS}
+    text = page.page(found, tuned, "rivals", "")
+    # PPO: 1 and 1 on the two prompts, PPO-ptx: .75 and .5.
+    assert "| PPO | 0.375 [0.250, 0.500] | 0.375 [0.250, 0.500] | 0.375 [0.250, 0.500] |" in text
+    # At KL .25 and .5 PPO is at (0, 1); best of n is on its way from (0, 1) to (.5, 1). PPO never reaches KL 1.
+    assert "| PPO | -0.062 [-0.125, 0.000] | -0.125 [-0.250, 0.000] | – | – |" in text
+    assert "| best of n | 3 (3–3) | 2 (2–2) | 2 | 40.0 (40.0–40.0) |" in text
+    assert "| **PPO** | **kl_coef 0.1** | **0.500 [0.400, 0.600]** | **1.00** | **0.00** |" in text
+    page.figure(found, tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_every_rival_has_as_many_settings_and_the_recipe_has_them(benchmark: Any, tmp_path: Path) -> None:
+    rivals, page = benchmark("rivals"), benchmark("rivals_page")
+    assert set(rivals.GRID["grid"]) == set(page.METHODS)
+    assert {len(list(rivals.settings(method))) for method in page.METHODS} == {4}
+    life = rivals.planned(rivals.Store(tmp_path), 0)
+    assert {*page.METHODS, "sft"} <= {*life, *life["evaluation"].inputs}
+    tuned = json.loads((FOLDER.parent / "docs/results/rivals/tuning.json").read_text(encoding="utf-8"))
+    rivals.refuse_other_settings(tuned, life)
+    tuned["kto"]["best"]["beta"] = 7.5
+    with pytest.raises(SystemExit, match=r"rivals.yaml: kto.beta is [0-9.]+; tuning chose 7.5: write it there"):
+        rivals.refuse_other_settings(tuned, life)
+
+
+def test_an_answers_log_probability_is_summed_over_its_tokens(benchmark: Any) -> None:
+    """The sums of log-probabilities are a brute-force loop's."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    measure = benchmark("rivals_measure")
+    torch.manual_seed(0)
+    fields = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**fields, intermediate_size=32)).eval()
+    rows, starts = [[5, 6, 7, 8], [9, 10, 11], [3, 4, 2, 1, 7]], [2, 1, 4]
+    with torch.no_grad():
+        wanted = []
+        for row, start in zip(rows, starts, strict=True):
+            logprobs = model(torch.tensor([row])).logits[0].log_softmax(-1)
+            wanted.append(sum(float(logprobs[at - 1, row[at]]) for at in range(start, len(row))))
+        encoded = [measure.Encoded.prompt(row[:at]).followed_by(row[at:]) for row, at in zip(rows, starts, strict=True)]
+        assert measure._sums(measure.SelectedLogits(model), encoded) == pytest.approx(wanted, abs=1e-4)
+        assert measure._sums(
+            measure.SelectedLogits(model), [measure.Encoded.prompt(row[:1]).followed_by(row[1:]) for row in rows]
+        ) != pytest.approx(wanted, abs=1e-2)

@@ -25,6 +25,7 @@ STAGES_OF = {
     "quickstart": LIFE,
     "rounds": LIFE,
     "instructgpt-village": LIFE | {"rloo", "dpo"},
+    "rivals": LIFE | {"rloo", "grpo", "dpo", "kto"},
     "smoke": LIFE,
     "real-small": LIFE - {"comparisons"},
     "gpt2-small": LIFE - {"comparisons", "best_of_n"},
