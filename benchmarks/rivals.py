@@ -17,7 +17,7 @@ import json
 import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rivals_page
 import yaml
@@ -59,7 +59,7 @@ def main() -> None:
         return
     tuned = json.loads((kept / "tuning.json").read_text(encoding="utf-8"))
     refuse_other_settings(tuned, planned(store, arguments.seeds[0]))
-    found = {seed: life(store, seed, arguments.jobs, kept / f"seed-{seed}.json.xz") for seed in arguments.seeds}
+    found = lives(store, arguments.seeds, arguments.jobs, kept)
     rivals_page.figure(found, kept / "gold-against-kl.svg")
     text = rivals_page.page(found, tuned, kept.name, notes(arguments.output))
     arguments.output.write_text(text, encoding="utf-8")
@@ -129,28 +129,50 @@ def refuse_other_settings(tuned: dict[str, Any], life: Plan) -> None:
                 )
 
 
-def life(store: Store, seed: int, jobs: int, archive: Path) -> dict[str, Any]:
-    """All that the page needs of a seed: curves, sampled tokens, pretraining loss; from the archive where it is there.
+class Life(NamedTuple):
+    """The plans of a seed."""
 
-    An archive of other addresses than today's recipe is made again.
+    whole: Plan
+    strengths: dict[tuple[str, float], Plan]
+    """(method, strength) -> the same life with that strength."""
+
+    def addresses(self) -> dict[str, str]:
+        """Of every step that the page reads."""
+        others = {f"{method} {value}": each[method].address for (method, value), each in self.strengths.items()}
+        return {name: step.address for name, step in self.whole.items()} | others
+
+
+def lives(store: Store, seeds: Sequence[int], jobs: int, kept: Path) -> dict[int, dict[str, Any]]:
+    """All that the page needs of each seed: curves, sampled tokens, pretraining loss; what is kept is read.
+
+    What is kept of other addresses than today's recipe has is made again.
     """
-    whole = planned(store, seed)
+    plans, found = {seed: life(store, seed) for seed in seeds}, {}
+    for seed, each in plans.items():
+        archive = kept / f"seed-{seed}.json.xz"
+        if archive.is_file():
+            result = json.loads(lzma.decompress(archive.read_bytes()))
+            if result["addresses"] == each.addresses():
+                found[seed] = result
+    missing = {seed: each for seed, each in plans.items() if seed not in found}
+    wanted = [(each.whole, "evaluation") for each in missing.values()]
+    wanted += [(of, method) for each in missing.values() for (method, _), of in each.strengths.items()]
+    make(store, jobs, wanted)
+    for seed, each in missing.items():
+        found[seed] = {"addresses": each.addresses(), **_measured(store, *each, jobs)}
+        (kept / f"seed-{seed}.json.xz").write_bytes(lzma.compress(json.dumps(found[seed]).encode()))
+    return {seed: found[seed] for seed in seeds}
+
+
+def life(store: Store, seed: int) -> Life:
+    """The recipe's plan for a seed, and those of further strengths."""
     strengths = {
         (method, value): planned(store, seed, method, {name: value})
         for method, of in GRID["curves"].items()
         for name, values in of.items()
         for value in values
     }
-    addresses = {name: step.address for name, step in whole.items()}
-    addresses |= {f"{method} {value}": each[method].address for (method, value), each in strengths.items()}
-    if archive.is_file():
-        kept: dict[str, Any] = json.loads(lzma.decompress(archive.read_bytes()))
-        if kept["addresses"] == addresses:
-            return kept
-    make(store, jobs, [(whole, "evaluation"), *((each, method) for (method, _), each in strengths.items())])
-    result = {"addresses": addresses, **_measured(store, whole, strengths, jobs)}
-    archive.write_bytes(lzma.compress(json.dumps(result).encode()))
-    return result
+    return Life(planned(store, seed), strengths)
 
 
 def _measured(store: Store, whole: Plan, strengths: dict[tuple[str, float], Plan], jobs: int) -> dict[str, Any]:
