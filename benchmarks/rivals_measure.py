@@ -16,16 +16,15 @@ from typing import Any
 
 import torch
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.forms import prompts as load_prompts
 from gptlife.data.sources import Data
+from gptlife.data.tokens import Encoded
 from gptlife.data.village.verdicts import verdicts
 from gptlife.reward.objective import selected_logprobs
 from gptlife.stages.evals.reward import RewardModel
 from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.modeling import loading
-from gptlife.stages.modeling.batch import inputs_of, marks_of
-from gptlife.stages.modeling.forward import SelectedLogits
+from gptlife.stages.modeling.forward import SelectedLogits, inputs_of, marks_of
 
 MAX_NEW_TOKENS = 64
 _ROWS = 50

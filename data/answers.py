@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import encode_answer, encode_prompt
+from gptlife.data.tokens import Encoded, encode_answer, encode_prompt
 from gptlife.data.turns import Messages
 
 if TYPE_CHECKING:

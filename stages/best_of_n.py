@@ -35,7 +35,7 @@ from gptlife.stages.runtime.stage import Metrics, Stage
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.data.encoded import Encoded
+    from gptlife.data.tokens import Encoded
     from gptlife.reward.statistics.winrate import Floats
 
 Row = dict[str, Any]

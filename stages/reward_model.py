@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
-    from gptlife.data.encoded import Encoded
-    from gptlife.stages.modeling.batch import Batch
+    from gptlife.data.tokens import Encoded
+    from gptlife.stages.modeling.forward import Batch
 
 
 class RewardModelConfig(FinetuningConfig):

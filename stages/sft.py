@@ -24,7 +24,7 @@ from gptlife.stages.training.config import FinetuningConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gptlife.data.encoded import Encoded
+    from gptlife.data.tokens import Encoded
     from gptlife.stages.training.lm import PackedRows
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import Messages, encode_texts, tokenizer_hash
+from gptlife.data.tokens import Encoded, Messages, encode_texts, tokenizer_hash
 from gptlife.stages.evals.prompt_sets import PROMPTED, PromptSet
 from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.modeling import lengths, loading

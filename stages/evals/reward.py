@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from gptlife.data.answers import encode_answers
-from gptlife.data.encoded import Encoded
-from gptlife.data.tokens import Messages
+from gptlife.data.tokens import Encoded, Messages
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.scorer import EnsembleScores, score

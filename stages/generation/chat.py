@@ -19,7 +19,7 @@ from gptlife.data.errors import UserError
 from gptlife.stages.runtime import artifact
 
 if TYPE_CHECKING:
-    from gptlife.data.encoded import Encoded
+    from gptlife.data.tokens import Encoded
 
 Messages = list[dict[str, str]]
 
@@ -77,8 +77,7 @@ class Speaker:
         return prompt
 
     def _encoded(self, messages: Messages) -> Encoded:
-        from gptlife.data.encoded import Encoded
-        from gptlife.data.tokens import encode_prompt, encode_text
+        from gptlife.data.tokens import Encoded, encode_prompt, encode_text
 
         if self.tokenizer.chat_template is None:
             return Encoded.prompt(encode_text(self.tokenizer, messages[-1]["content"]))

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import encode_prompt
-from gptlife.stages.modeling.batch import prompt_inputs
+from gptlife.data.tokens import Encoded, encode_prompt
+from gptlife.stages.modeling.forward import prompt_inputs
 from gptlife.stages.modeling.lengths import context_of
 
 COMPACT_SHARE = 0.15

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.packing import length_batches
+from gptlife.data.tokens import Encoded
 from gptlife.reward.ensemble import EnsembleConfig, combine
-from gptlife.stages.modeling.batch import inputs_of, last_positions
-from gptlife.stages.modeling.forward import SelectedScores, unwrapped
+from gptlife.stages.modeling.forward import SelectedScores, inputs_of, last_positions, unwrapped
 
 _FINAL_NORMS = ("ln_f", "norm", "final_layer_norm", "final_layernorm")
 

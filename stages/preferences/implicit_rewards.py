@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.packing import length_batches
+from gptlife.data.tokens import Encoded
 from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.preferences.metrics import by_group, margins

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlife.data.answers import encode_answers
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
 from gptlife.data.readers import read_jsonl
 from gptlife.data.sources import Data
+from gptlife.data.tokens import Encoded
 
 if TYPE_CHECKING:
-    from gptlife.stages.modeling.batch import Batch
+    from gptlife.stages.modeling.forward import Batch
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ class Rankings:
     """
 
     def __init__(self, rows: Sequence[Row], shared: bool = False) -> None:
-        from gptlife.stages.modeling.batch import shared_length
+        from gptlife.stages.modeling.forward import shared_length
 
         self.rows, self.shared = rows, shared
         # What one example costs in a forward pass: its one row, or K rows as wide as the longest.
@@ -47,7 +47,7 @@ class Rankings:
         """
         import torch
 
-        from gptlife.stages.modeling.batch import CPU, Batch, inputs_of, last_positions, shared_inputs
+        from gptlife.stages.modeling.forward import CPU, Batch, inputs_of, last_positions, shared_inputs
 
         rows = [self.rows[index] for index in indices]
         if self.shared:

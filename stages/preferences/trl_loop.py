@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import Encoded
 from gptlife.stages.modeling import lengths, loading
 from gptlife.stages.modeling.adapters import merge_lora
 from gptlife.stages.modeling.forward import SelectedLogits

@@ -26,11 +26,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.reward.advantage import clip_scores, penalise_unfinished, token_rewards
 from gptlife.reward.objective import entropy, selected_logprobs
 from gptlife.stages.generation.sampler import Answer
-from gptlife.stages.modeling.batch import inputs_of, last_positions, marks_of
+from gptlife.stages.modeling.forward import inputs_of, last_positions, marks_of
 
 Scorer = Callable[[Sequence[int], dict[str, Tensor], Tensor], Tensor]
 """(episodes, inputs, last_BT) -> scores_B."""

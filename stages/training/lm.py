@@ -16,9 +16,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.packing import length_batches
-from gptlife.stages.modeling.batch import CPU, Batch, inputs_of, pad_right
+from gptlife.data.tokens import Encoded
+from gptlife.stages.modeling.forward import CPU, Batch, inputs_of, pad_right
 from gptlife.stages.training.loop import Sums, add_sums, gather_sums
 
 

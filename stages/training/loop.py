@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from gptlife.data.errors import UserError
 from gptlife.data.packing import length_batches
-from gptlife.stages.modeling.batch import Batch
+from gptlife.stages.modeling.forward import Batch
 from gptlife.stages.runtime import signals
 from gptlife.stages.runtime.artifact import CHECKPOINTS
 from gptlife.stages.runtime.metric_log import MetricLog

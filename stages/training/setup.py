@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from gptlife.stages.modeling.batch import Batch
+from gptlife.stages.modeling.forward import Batch
 from gptlife.stages.runtime.device import best_device
 from gptlife.stages.runtime.notices import quiet_libraries
 from gptlife.stages.runtime.provenance import resume_as_begun

@@ -13,14 +13,14 @@ import torch
 from compare import joined
 from torch import Tensor
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.reward import kl
 from gptlife.reward.advantage import gae, leave_one_out, token_rewards, whiten
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.objective import entropy, policy_loss, selected_logprobs, value_loss
 from gptlife.reward.ranking import normalisation, ranking_loss_flat
 from gptlife.stages.generation.sampler import sample
-from gptlife.stages.modeling.batch import last_positions
+from gptlife.stages.modeling.forward import last_positions
 from gptlife.stages.rl import episodes
 from gptlife.stages.rl.networks import Average
 from gptlife.stages.training.config import TrainingConfig

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages.generation import sampler
 
 Weights = dict[str, Tensor]

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import CausalLMOutput
 
 from gptlife.data.config import decode
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages import ppo
 from gptlife.stages.generation.sampler import Answer, sample
 from gptlife.stages.rl import episodes, metrics

@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gptlife.data.config import decode
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import Encoded
 from gptlife.reward import kl
 from gptlife.reward.advantage import group_normalised
 from gptlife.stages import grpo

@@ -19,13 +19,12 @@ import torch
 from compare import agree, joined
 from torch import Tensor
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.reward.ranking import normalisation, ranked_pairs, ranking_loss_flat
 from gptlife.reward.statistics.accuracy import accuracy
 from gptlife.stages import reward_model
-from gptlife.stages.modeling.batch import CPU, inputs_of
-from gptlife.stages.modeling.forward import SelectedScores
+from gptlife.stages.modeling.forward import CPU, SelectedScores, inputs_of
 from gptlife.stages.modeling.scorer import fold_normalisation, score
 from gptlife.stages.preferences.metrics import margins
 

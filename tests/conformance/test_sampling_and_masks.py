@@ -17,14 +17,12 @@ import torch
 from compare import agree, joined
 from torch import Tensor
 
-from gptlife.data.encoded import Encoded
-from gptlife.data.tokens import encode_conversation
+from gptlife.data.tokens import Encoded, encode_conversation
 from gptlife.reward.objective import selected_logprobs
 from gptlife.stages.generation import sampler
 from gptlife.stages.generation.sampler import Answer, sample
 from gptlife.stages.modeling import loading
-from gptlife.stages.modeling.batch import pad_right
-from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores
+from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores, pad_right
 from gptlife.stages.modeling.scorer import score
 from gptlife.stages.rl import episodes
 

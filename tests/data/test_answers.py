@@ -3,9 +3,8 @@
 import pytest
 
 from gptlife.data.answers import encode_answers
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import SMALLEST_VOCABULARY, encode_text, train_tokenizer
+from gptlife.data.tokens import SMALLEST_VOCABULARY, Encoded, encode_text, train_tokenizer
 
 TOKENIZER = train_tokenizer(["x"], vocab_size=SMALLEST_VOCABULARY, model_max_length=8)
 END = TOKENIZER.eos_token_id

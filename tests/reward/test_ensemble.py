@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gptlife.data.config import decode
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import Encoded
 from gptlife.reward.ensemble import EnsembleConfig, combine
 from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.scorer import EnsembleScores, score

@@ -14,9 +14,8 @@ import pytest
 import yaml
 
 from gptlife.data.config import decode
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
-from gptlife.data.tokens import encode_answer, encode_prompt
+from gptlife.data.tokens import Encoded, encode_answer, encode_prompt
 from gptlife.stages import best_of_n
 from gptlife.stages.generation import chunks
 

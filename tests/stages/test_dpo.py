@@ -13,8 +13,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoTokenizer
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import Encoded
 from gptlife.stages import dpo
 from gptlife.stages.preferences.trl_trainer import DPOTrainer
 

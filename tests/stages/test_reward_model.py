@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import Encoded
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.stages import reward_model
 from gptlife.stages.modeling import loading

@@ -41,9 +41,8 @@ def mean_logprobs(reader: Any, tokenizer: Any, items: list[Item], tokens_per_bat
     """
     import torch
 
-    from gptlife.data.encoded import Encoded
     from gptlife.data.packing import length_batches
-    from gptlife.data.tokens import encode_texts
+    from gptlife.data.tokens import Encoded, encode_texts
     from gptlife.reward.objective import selected_logprobs
     from gptlife.stages.training.lm import collate
 

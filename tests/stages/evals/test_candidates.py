@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from gptlife.data.encoded import Encoded
 from gptlife.data.errors import UserError
+from gptlife.data.tokens import Encoded
 from gptlife.stages import evaluation
 from gptlife.stages.evals import candidates
 from gptlife.stages.evals.candidates import Answers, Continuation

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages.generation import sampler
 from gptlife.stages.generation.sampler import Answer, sample
 

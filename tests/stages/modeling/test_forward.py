@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gptlife.stages.modeling import forward
-from gptlife.stages.modeling.batch import pad_right
+from gptlife.stages.modeling.forward import pad_right
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14, 15, 16, 17]]
 SELECT = torch.tensor([[0, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 0]]).bool()

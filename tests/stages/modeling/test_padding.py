@@ -19,8 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from gptlife.data.encoded import Encoded
-from gptlife.data.tokens import CHAT_TEMPLATE, encode_text, tokenizer_hash
+from gptlife.data.tokens import CHAT_TEMPLATE, Encoded, encode_text, tokenizer_hash
 from gptlife.stages import ppo, reward_model, sft
 from gptlife.stages.modeling import loading
 from gptlife.stages.modeling.forward import SelectedScores

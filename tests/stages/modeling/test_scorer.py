@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.modeling.scorer import fold_normalisation, score
 

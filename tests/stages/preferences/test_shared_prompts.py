@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages import reward_model
 from gptlife.stages.modeling.forward import SelectedScores
 from gptlife.stages.preferences.rankings import Rankings, sharing_is_exact

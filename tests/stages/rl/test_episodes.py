@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from gptlife.data.config import decode
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages import ppo
 from gptlife.stages.generation.sampler import Answer
 from gptlife.stages.modeling.forward import SelectedLogits, SelectedScores

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 from gptlife.stages.modeling.forward import SelectedLogits
 from gptlife.stages.training import lm
 

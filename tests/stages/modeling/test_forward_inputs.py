@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gptlife.data.encoded import Encoded
-from gptlife.stages.modeling.batch import (
+from gptlife.data.tokens import Encoded
+from gptlife.stages.modeling.forward import (
     CPU,
     Batch,
     inputs_of,

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from gptlife.data.encoded import Encoded
+from gptlife.data.tokens import Encoded
 
 
 def test_a_prompt_and_its_answers():
