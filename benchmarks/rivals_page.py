@@ -35,6 +35,8 @@ METHODS = tuple(name for name in NAMES if name != "sft")
 COLOURS = dict(zip(METHODS, ("#1a7f4b", "#1b6ca8", "#c77d0a", "#8c3b9a", "#b3261e", "#5b6270", "#111318"), strict=True))
 LEVELS = (0.25, 0.5, 1.0, 1.5)
 """KL in nats at which methods are compared."""
+FARTHEST, LOWEST = 3.0, 0.44
+"""Of the figure: farther and lower lies only KTO's β 0.03, and SFT's gold score is not below."""
 Seeds = dict[int, dict[str, Any]]
 Point = dict[str, Any]
 
@@ -60,7 +62,7 @@ def page(found: Seeds, tuned: dict[str, Any], folder: str, remarks: str) -> str:
         "## Gold score against KL",
         f"![Gold score against the KL to the SFT policy]({folder}/gold-against-kl.svg)",
         "Online methods: the policy every 6 of 36 steps. DPO and KTO: runs of other β. Best of n: n = 2, 4, 8, 16, "
-        "whose KL is log n − (n − 1)/n. A star is the setting that tuning chose.",
+        "whose KL is log n − (n − 1)/n. A star is the setting that tuning chose. " + outside(found),
         "## At the setting that tuning chose",
         chosen_table(found),
         "## Against PPO-ptx, prompt by prompt",
@@ -68,7 +70,8 @@ def page(found: Seeds, tuned: dict[str, Any], folder: str, remarks: str) -> str:
         differences(found),
         "## At the same KL",
         "Gold score minus best of n's where both curves have that KL, interpolated between the points on either side; "
-        "“–” where a seed's curve does not reach it.",
+        "“–” where a seed's curve does not reach it. Curves bend downwards, so a straight line is too low where points "
+        "are far apart: before the first point of every method, and all along KTO's.",
         same_kl(found),
         "## Tokens sampled",
         "Thousands of tokens: to have answers ranked (the same for all), in the training that made the policy, and in "
@@ -81,6 +84,19 @@ def page(found: Seeds, tuned: dict[str, Any], folder: str, remarks: str) -> str:
         tuning(tuned),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def outside(found: Seeds) -> str:
+    """The points that the figure leaves out, in words."""
+    left_out = [
+        f"{NAMES[method]} with β {point['name']} at KL {np.mean(point['kl']):.1f}, gold {np.mean(point['gold']):.2f}"
+        f" (seed {seed})"
+        for seed, result in found.items()
+        for method in METHODS
+        for point in result["curves"][method]
+        if np.mean(point["kl"]) > FARTHEST
+    ]
+    return f"Outside the figure: {'; '.join(left_out)}." if left_out else ""
 
 
 def chosen(result: dict[str, Any], method: str) -> Point:
@@ -101,7 +117,7 @@ def chosen_table(found: Seeds) -> str:
     for method, name in NAMES.items():
         gold_SN = values(found, method, "gold")
         others = [
-            spread(list(values(found, method, key).mean(1)), digits)
+            "0" if (method, key) == ("sft", "kl") else spread(list(values(found, method, key).mean(1)), digits)
             for key, digits in (("kl", 2), ("proxy", 2), ("tokens", 1))
         ]
         losses = [result["pretraining_loss"].get(method) for result in found.values()]
@@ -190,20 +206,28 @@ def _intervals(values_SN: Floats) -> list[str]:
     return [f"{each.mean:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in estimates]
 
 
+def drawn(result: dict[str, Any], method: str) -> tuple[list[float], list[float]]:
+    """Mean KL and gold score of SFT and of a method's points, copies in the order of training, others by KL."""
+    points = [*result["curves"]["sft"], *result["curves"][method]]
+    if not any(point["name"].startswith("step") for point in points):
+        points.sort(key=lambda point: float(np.mean(point["kl"])))
+    return [float(np.mean(point["kl"])) for point in points], [float(np.mean(point["gold"])) for point in points]
+
+
 def figure(found: Seeds, path: Path) -> None:
     """Gold against KL, a panel per seed; stars are the chosen settings."""
     plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "gptlife"}
-    drawing, panels = plt.subplots(1, len(found), figsize=(4.0 * len(found), 3.9), sharey=True, squeeze=False)
+    drawing, panels = plt.subplots(
+        1, len(found), figsize=(4.0 * len(found), 4.6), sharex=True, sharey=True, squeeze=False
+    )
     for panel, (seed, result) in zip(panels[0], found.items(), strict=True):
         for method in METHODS:
-            points = curve(result, method)
-            kl, gold = [point[0] for point in points], [float(point[1].mean()) for point in points]
+            kl, gold = drawn(result, method)
             panel.plot(kl, gold, color=COLOURS[method], marker="o", ms=2.5, lw=1.2, label=NAMES[method])
             star = chosen(result, method)
             panel.plot(np.mean(star["kl"]), np.mean(star["gold"]), color=COLOURS[method], marker="*", ms=10, ls="")
         panel.set(title=f"seed {seed}", xlabel="KL to the SFT policy, nats per answer")
-        panel.set_xlim(left=-0.05)
-    panels[0][0].set_ylabel("mean gold score")
+    panels[0][0].set(ylabel="mean gold score", xlim=(-0.05, FARTHEST), ylim=(LOWEST, None))
     handles, labels = panels[0][0].get_legend_handles_labels()
     drawing.legend(handles, labels, ncols=len(METHODS), loc="lower center", frameon=False)
     drawing.tight_layout(rect=(0, 0.07, 1, 1))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlife.data.errors import UserError, suggest
+from gptlife.data.values import is_int
 from gptlife.data.yaml_tables import read_yaml
 from gptlife.pipelines import outputs, planner, runner
 from gptlife.pipelines import recipe as recipes
@@ -114,6 +115,8 @@ class Plan:
 
     def __getitem__(self, name: str) -> Planned:
         by_name = {step.name: step for step in self.steps}
+        if name not in by_name and not isinstance(name, str):
+            raise UserError(f"{self.recipe.name}: a step has a name, found {name!r}; give one of: {', '.join(by_name)}")
         if name not in by_name:
             raise UserError(f"{self.recipe.name}: no step '{name}'{suggest(name, list(by_name))}")
         return by_name[name]
@@ -144,6 +147,9 @@ def plan(
         UserError: one line for the first thing that is wrong.
     """
     opened = _opened(store)
+    for each in steps:
+        if not isinstance(each, Step):
+            raise UserError(f"steps: {type(each).__name__} is not a step; give step(STAGE, ...) for each")
     loaded = recipes.load(str(recipe), _as_text(overrides), steps)
     return Plan(loaded, tuple(planner.plan(loaded, opened)), opened)
 
@@ -178,6 +184,8 @@ def run(
         UserError: where the recipe is wrong or a stage failed; its own message is on stderr.
         KeyboardInterrupt: where a signal stopped it; the same call resumes.
     """
+    if not is_int(jobs) or jobs < 1:
+        raise UserError(f"jobs: expected a whole number above 0, found {jobs!r}; give how many steps may run at once")
     made = plan(recipe, overrides, store, steps=steps)
     page = Path(report) if report is not None else None
     code = runner.run(made.recipe, list(made.steps), made.store, until=until, fresh=fresh, report=page, jobs=jobs)
@@ -202,8 +210,8 @@ def open_output(target: str | Path, store: str | Path = "store", *, steps: Seque
 
 def _as_text(overrides: Overrides) -> list[str]:
     """Overrides as the command line has them; JSON is YAML, so every value reads back as itself."""
-    if isinstance(overrides, str):
-        raise UserError(f"overrides: expected a list or a mapping, found {overrides!r}; give [{overrides!r}]")
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence | Mapping):
+        raise UserError(f"overrides: expected a list or a mapping, found {overrides!r}; give one, as in ['seed=1']")
     if isinstance(overrides, Mapping):
         return [f"{name}={_json(name, value)}" for name, value in overrides.items()]
     return list(overrides)

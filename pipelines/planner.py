@@ -115,6 +115,9 @@ def _inputs(table: Table, done: Mapping[str, Planned], where: str) -> dict[str, 
         return {}
     step = table.step
     inputs = {}
+    for name in step.stage.inputs:
+        if name not in step.inputs:
+            raise UserError(f"{where}: {step.name} needs the input '{name}'; wire it, as in step(STAGE, {name}=...)")
     for name, upstream in step.inputs.items():
         if upstream in done:
             inputs[name] = done[upstream]

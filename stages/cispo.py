@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from gptlife.stages.rl.algorithm import Algorithm, Loss
-from gptlife.stages.rl.config import OnlineConfig
+from gptlife.stages.rl.config import OnlineConfig, check_reward
 from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ STAGE = Stage(
     run,
     inputs=("policy",),
     optional=("reward",),
+    check=check_reward("cispo"),
     title="CISPO",
     family="online",
     about="A policy trained by CISPO against a reward, without a value network. `ema/` holds its averaged weights.",

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from gptlife.data.rankings import pairs
-from gptlife.stages.preferences.config import SHOWN, PreferenceConfig
+from gptlife.stages.preferences.config import SHOWN, PreferenceConfig, check_data
 from gptlife.stages.preferences.rankings import Row, answers_of, encode, train_and_held_out
 from gptlife.stages.runtime.stage import Metrics, Stage
 
@@ -105,6 +105,7 @@ STAGE = Stage(
     run,
     inputs=("policy",),
     optional=("comparisons",),
+    check=check_data("dpo"),
     title="DPO",
     family="preference",
     about="A policy trained on the pairs of ranked answers; no reward model stands between.",

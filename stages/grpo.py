@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.stages.rl.algorithm import Algorithm, Loss
-from gptlife.stages.rl.config import OnlineConfig
+from gptlife.stages.rl.config import OnlineConfig, check_reward
 from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ STAGE = Stage(
     run,
     inputs=("policy",),
     optional=("reward",),
+    check=check_reward("grpo"),
     title="GRPO",
     family="online",
     about="A policy trained by GRPO against a reward, without a value network. `ema/` holds its averaged weights.",

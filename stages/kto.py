@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from gptlife.stages.preferences.config import SHOWN, PreferenceConfig
+from gptlife.stages.preferences.config import SHOWN, PreferenceConfig, check_data
 from gptlife.stages.preferences.labels import labelled_rows
 from gptlife.stages.runtime.stage import Metrics, Stage
 
@@ -43,6 +43,13 @@ class KTOConfig(PreferenceConfig):
     """Global batch in answers. [KTO section 4]"""
     warmup_steps: NonNegativeInt = 150
     """Steps to the peak, at most half of all. [the authors' code, ContextualAI/HALOs]"""
+
+    @model_validator(mode="after")
+    def _kl_batches(self) -> KTOConfig:
+        if self.kl_batch_size is not None and self.batch_size % self.kl_batch_size:
+            size, batch = self.kl_batch_size, self.batch_size
+            raise ValueError(f"kl_batch_size: {size} does not divide batch_size {batch}; choose one that does")
+        return self
 
 
 def run(config: KTOConfig, output: Path, *, policy: Path, comparisons: Path | None = None) -> Metrics:
@@ -86,6 +93,7 @@ STAGE = Stage(
     run,
     inputs=("policy",),
     optional=("comparisons",),
+    check=check_data("kto"),
     title="KTO",
     family="preference",
     about="A policy trained on answers that are each labelled desirable or undesirable; no reward model between.",

@@ -24,7 +24,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from gptlife.data.config import Share, Was
 from gptlife.stages.rl.algorithm import Algorithm, Loss
-from gptlife.stages.rl.config import OnlineConfig
+from gptlife.stages.rl.config import OnlineConfig, check_reward
 from gptlife.stages.runtime.stage import Metrics, Stage
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ STAGE = Stage(
     run,
     inputs=("policy",),
     optional=("reward",),
+    check=check_reward("ppo"),
     title="PPO",
     family="online",
     about=(

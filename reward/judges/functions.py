@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from gptlife.data.errors import UserError
 from gptlife.reward.judges.verdicts import Judge, Prompt, Verdict
 
 _SHOWN = 60  # characters of an answer in an error
+_LARGEST = 1e15
+"""Scores are squared in fp32: those of 1.8e19 would be infinite, and every advantage 0."""
 _NO_NAME = "names no function; write package.module:name or path/file.py:name"
 
 
@@ -41,7 +44,7 @@ def load_function(reference: str, field: str) -> Callable[..., Any]:
     """The function that the reference names; `field` is the config field that errors name.
 
     Raises:
-        UserError: when the module can't be imported or has no such name.
+        UserError: when the module can't be imported, or has no function of that name.
     """
     module_name, colon, name = reference.partition(":")
     if not colon:
@@ -55,21 +58,27 @@ def load_function(reference: str, field: str) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-        return getattr(module, name)
-    except (ImportError, FileNotFoundError, AttributeError) as error:
+        function = getattr(module, name)
+    except (ImportError, FileNotFoundError, AttributeError, SyntaxError) as error:
         raise UserError(f"{field}: '{reference}' can't be loaded ({error}); check the path and the name") from None
+    if not callable(function):
+        raise UserError(f"{field}: '{reference}' is {function!r}; name a function (prompts, answers) -> scores")
+    return function
 
 
 def checked(function: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Any]], name: str) -> Judge:
     """A user's function as a judge. It returns one result per answer: a number, or a dict of numbers with "score".
 
     Raises:
-        UserError: by the judge, for another number of results, a dict without "score" or a value that is not a finite
-            number.
+        UserError: by the judge, for a function that raises, another number of results, a dict without "score" or a
+            value that is not a number below `_LARGEST`.
     """
 
     def judge(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-        returned = function(prompts, answers)
+        try:
+            returned = function(deepcopy(prompts), list(answers))  # the caller's stay as they are
+        except Exception as error:
+            raise UserError(f"{name}: {_place_of(error)}{type(error).__name__}: {error}; fix the function") from error
         if isinstance(returned, str | Mapping) or not isinstance(returned, Iterable):
             raise UserError(f"{name}: returned {str(returned)[:_SHOWN]!r}; return a list with a number per answer")
         results = list(returned)
@@ -89,15 +98,22 @@ def _verdict(result: Any, answer: str, name: str) -> Verdict:
             f"{name}: returned keys {sorted(map(str, verdict))} for the answer {answer[:_SHOWN]!r}; add the key 'score'"
         )
     for key, value in verdict.items():
-        if not _is_finite(value):
+        if not _is_usable(value):
             raise UserError(
-                f"{name}: returned {value!r} as '{key}' of the answer {answer[:_SHOWN]!r}; return a finite number"
+                f"{name}: returned {value!r} as '{key}' of the answer {answer[:_SHOWN]!r}; return a finite number "
+                f"below {_LARGEST:g}"
             )
     return {str(key): float(value) for key, value in verdict.items()}
 
 
-def _is_finite(value: Any) -> bool:
+def _is_usable(value: Any) -> bool:
     try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
+        return abs(float(value)) < _LARGEST  # false of nan
+    except (TypeError, ValueError, OverflowError):
         return False
+
+
+def _place_of(error: BaseException) -> str:
+    """`line 12 of own.py: `, where the user's code raised; empty where it was the call itself."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return f"line {frames[-1].lineno} of {Path(frames[-1].filename).name}: " if frames else ""

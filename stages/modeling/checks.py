@@ -37,6 +37,17 @@ def check_causal(model: Any, place: str) -> None:
         )
 
 
+def check_not_a_scorer(model: Any, path: Path) -> None:
+    """Check that a causal LM was not saved as a classifier: with tied embeddings no weight of it would be missing.
+
+    Raises:
+        UserError: when it was.
+    """
+    for name in model.config.architectures or ():
+        if "Classification" in name:
+            raise UserError(f"{path}: {name} gives scores and is no language model; give a policy (sft, ppo, ...)")
+
+
 def check_weights(model: Any, report: Mapping[str, Any], path: Path, new: Sequence[str] = ()) -> None:
     """Check transformers' loading report: all weights are there (but those called `new`), and each has its shape.
 

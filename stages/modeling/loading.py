@@ -62,9 +62,11 @@ def load_causal(path: Path, tokenizer: Any = None, dropouts: Mapping[str, float]
         dropouts: dropout by config field (one of `DROPOUTS`); every other one is 0.
 
     Raises:
-        UserError: when the directory holds no model that transformers can load, or one that looks at later tokens.
+        UserError: when the directory holds no model that transformers can load, a reward model, or one that looks at
+            later tokens.
     """
     model = _load(AutoModelForCausalLM, path, tokenizer, dropouts)
+    checks.check_not_a_scorer(model, path)
     checks.check_causal(model, str(path))
     return model
 

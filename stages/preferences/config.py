@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from typing import Any
+
 from pydantic import Field
 
 from gptlife.data.config import Share
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.stages.training.config import FinetuningConfig
 
 SHOWN = 400
 """Training rankings or answers on which the `train_` metrics are measured."""
+
+
+def check_data(stage: str) -> Callable[[Any, Collection[str]], None]:
+    """The `check` of a stage that learns from `data` or from comparisons. Raises UserError."""
+
+    def check(config: PreferenceConfig, inputs: Collection[str]) -> None:
+        if config.data is None and "comparisons" not in inputs:
+            raise UserError(f"{stage}.data: no rankings; give `data`, or the input `comparisons`")
+
+    return check
 
 
 class PreferenceConfig(FinetuningConfig):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from gptlife.data.config import BelowOne, Config, HashFile, Was
+from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.ensemble import EnsembleConfig
 from gptlife.reward.judges.config import JudgeConfig
@@ -14,6 +16,18 @@ from gptlife.reward.judges.functions import identity_of_function
 from gptlife.stages.generation.config import SamplingConfig
 from gptlife.stages.modeling.adapters import LoRA
 from gptlife.stages.training.config import TrainingConfig
+
+
+def check_reward(stage: str) -> Callable[[Any, Collection[str]], None]:
+    """The `check` of an online stage: exactly one of a reward model and a reward function. Raises UserError."""
+
+    def check(config: OnlineConfig, inputs: Collection[str]) -> None:
+        if ("reward" in inputs) == (config.reward_function is not None):
+            raise UserError(
+                f"{stage}.reward_function: give either this or the input `reward` (a reward model), not both or none"
+            )
+
+    return check
 
 
 class AdaptiveKL(Config):

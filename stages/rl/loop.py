@@ -36,6 +36,7 @@ from gptlife.reward.judges.judge import load_judge
 from gptlife.reward.judges.verdicts import Prompt, scores_of
 from gptlife.stages.generation.sampler import encode_prompts, sample, text_of
 from gptlife.stages.rl.algorithm import Algorithm, Loss
+from gptlife.stages.rl.config import check_reward
 from gptlife.stages.rl.episodes import Experience, Readings, Rollouts, minibatch_of, read, share_answers
 from gptlife.stages.rl.metrics import episode_metrics, standard_error, text_metrics, update_metrics
 from gptlife.stages.rl.networks import Networks
@@ -79,10 +80,7 @@ def train(algorithm: Algorithm, output: Path, policy: Path, reward: Path | None)
         UserError: when the config contradicts itself, a model can't be used, or a number is not finite.
     """
     config, name = algorithm.config, algorithm.name
-    if (reward is None) == (config.reward_function is None):
-        raise UserError(
-            f"{name}.reward_function: give either this or the input `reward` (a reward model), not both or none"
-        )
+    check_reward(name)(config, () if reward is None else ("reward",))
     accelerator = accelerator_for(config, output)
     networks = Networks(config, algorithm.value_learning_rate, accelerator, output, policy, reward)
     trainer = Trainer(algorithm, accelerator, networks, load_prompts(config.prompts, config.seed), output)

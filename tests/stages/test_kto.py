@@ -212,7 +212,7 @@ def test_refusals(tiny: Any, run: Any, tmp_path: Path) -> None:
     for name, value in (("beta", 0.0), ("kl_batch_size", 1), ("batch_size", 1), ("undesirable_weight", 0.0)):
         with pytest.raises(UserError, match=rf"kto\.{name}: "):
             run(kto.STAGE, {**FIELDS, name: value}, output, **inputs)
-    with pytest.raises(UserError, match=r"^kto\.kl_batch_size: 4 answers; give a divisor of batch_size \(6\)"):
+    with pytest.raises(UserError, match=r"^kto\.kl_batch_size: 4 does not divide batch_size 6; choose"):
         run(kto.STAGE, {**FIELDS, "kl_batch_size": 4}, output, **inputs)
     data = labelled(tmp_path, [{"prompt": "x", "completion": "a", "label": True}] * 20)
     with pytest.raises(UserError, match=r"^kto\.data: 18 of 18 answers of at most 64 tokens are desirable; give"):

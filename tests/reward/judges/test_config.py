@@ -41,7 +41,7 @@ def test_identities_of_outputs_that_exist() -> None:
 @pytest.mark.parametrize("model", [JudgeConfig, PanelConfig])
 def test_a_function_enters_the_address_by_content(model: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("x = 1\n", encoding="utf-8")
+    path.write_text("def f(prompts, answers): ...\n", encoding="utf-8")
     identity = decode(model, {"function": f"{path}:f"}, "x").identity(sha256_of_file)
     assert identity["function"] == f"{sha256_of_file(str(path))}:f"
 

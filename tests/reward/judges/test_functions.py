@@ -36,9 +36,15 @@ def test_the_function_gets_prompts_and_answers() -> None:
     ("results", "message"),
     [
         ([1.0], r"^mine\.py:f: returned 1 results for 2 answers; return one per answer$"),
-        ([0.0, math.inf], r"^mine\.py:f: returned inf as 'score' of the answer 'abc'; return a finite number$"),
-        ([0.0, None], r"returned None as 'score' of the answer 'abc'; return a finite number$"),
-        ([{"score": 0, "x": math.nan}, 0.0], r"returned nan as 'x' of the answer 'a'; return a finite number$"),
+        (
+            [0.0, math.inf],
+            r"^mine\.py:f: returned inf as 'score' of the answer 'abc'; return a finite number below 1e",
+        ),
+        ([0.0, None], r"returned None as 'score' of the answer 'abc'; return a finite number below 1e"),
+        (
+            [{"score": 0, "x": math.nan}, 0.0],
+            r"returned nan as 'x' of the answer 'a'; return a finite number below 1e",
+        ),
         ([{"b": 0, "a": 0}, 0.0], r"returned keys \['a', 'b'\] for the answer 'a'; add the key 'score'$"),
     ],
 )
