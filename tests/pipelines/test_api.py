@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -70,6 +71,21 @@ def test_two_steps_of_one_name_are_refused(chain, folder):
         with pytest.raises(UserError, match=r"^steps: two are called 'sft'; leave one out, or give it another name$"):
             call("toy.yaml", steps=(*chain, chain[2]))
     assert not (folder / "store").exists()
+
+
+def test_what_a_caller_gets_wrong_is_told(chain, folder):
+    with pytest.raises(UserError, match=r"^overrides: expected a list or a mapping, found None; give one, as in \["):
+        api.plan("toy.yaml", None, steps=chain)
+    with pytest.raises(UserError, match=r"^toy: a step has a name, found 0; give one of: tokenizer, "):
+        api.plan("toy.yaml", steps=chain)[0]
+    with pytest.raises(UserError, match=r"^steps: Stage is not a step; give step\(STAGE, \.\.\.\) for each$"):
+        api.plan("toy.yaml", steps=(*chain, chain[0].stage))
+    for jobs in (0, "2", True):
+        with pytest.raises(UserError, match=rf"^jobs: expected a whole number above 0, found {jobs!r}; give how many"):
+            api.run("toy.yaml", steps=chain, jobs=jobs)
+    without = [dataclasses.replace(step, inputs={}) if step.name == "sft" else step for step in chain]
+    with pytest.raises(UserError, match=r"^toy.yaml: sft needs the input '\w+'; wire it, as in step\(STAGE, "):
+        api.plan("toy.yaml", steps=without)
 
 
 def test_errors_of_the_api_name_no_option_of_the_command_line(chain, folder):

@@ -130,6 +130,29 @@ def test_what_a_stage_refuses_by_its_inputs_is_refused_by_the_plan(folder, evalu
         assert str(error.value) == f"bad.yaml: {name}{complaint}"
 
 
+@pytest.mark.parametrize("stage", ["ppo", "rloo", "grpo", "cispo", "dpo", "kto"])
+def test_what_a_stage_learns_from_must_be_planned(folder, stage):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "r.py").write_text("def score(prompts, answers): ...")
+    online = stage not in ("dpo", "kto")
+    field, complaint = (
+        ("reward_function", "give either this or the input `reward` (a reward model), not both or none")
+        if online
+        else ("data", "no rankings; give `data`, or the input `comparisons`")
+    )
+
+    def planned(**more):
+        table = {"prompts": "corpus.txt", **more} if online else more
+        (folder / "one.yaml").write_text(yaml.safe_dump({"sft": {"adopt": "model"}, stage: table}))
+        return planner.plan(recipe.load("one.yaml", [], LIFECYCLE), Store(Path("store")))
+
+    with pytest.raises(UserError) as error:
+        planned()
+    assert str(error.value) == f"one.yaml: {stage}.{field}: {complaint}"
+    assert planned(**{field: "r.py:score" if online else "corpus.txt"})[-1].name == stage
+
+
 def test_a_base_models_worked_examples_may_be_the_baseline(folder):
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")

@@ -53,6 +53,33 @@ def test_results_are_checked(results: list[Any], message: str) -> None:
         returning(*results)
 
 
+def test_scores_whose_squares_fp32_does_not_hold_are_refused() -> None:
+    for score in (3e38, -1e15, 10**400):
+        with pytest.raises(UserError, match=r"^mine\.py:f: returned -?[0-9.e+]+ as 'score' of the answer 'a'; return"):
+            returning(score, 0.0)
+    assert returning(1e14, 0.0)[0] == {"score": 1e14}
+
+
+def test_what_the_function_raises_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def f(prompts, answers):\n    return [p['mood'] for p in prompts]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^mine: line 2 of mine\.py: KeyError: 'mood'; fix the function$"):
+        checked(load_function(f"{path}:f", "x"), "mine")(PROMPTS, ["a", "b"])
+    wrong_arity: Any = lambda: []  # noqa: E731
+    with pytest.raises(UserError, match=r"^f: TypeError: .*takes 0 positional arguments but 2 were given; fix the"):
+        checked(wrong_arity, "f")(PROMPTS, ["a", "b"])
+
+
+def test_a_function_cannot_change_the_callers_prompts() -> None:
+    def clearing(prompts: Any, answers: Any) -> list[float]:
+        for prompt in prompts:
+            prompt.clear()
+        return [0.0] * len(answers)
+
+    checked(clearing, "f")(PROMPTS, ["a", "b"])
+    assert [prompt["messages"][0]["content"] for prompt in PROMPTS] == ["Hi", "Ho"]
+
+
 def test_a_file_and_a_module(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
@@ -66,6 +93,7 @@ def test_a_file_and_a_module(tmp_path: Path) -> None:
         ("mine", r"^ppo\.judge: 'mine' names no function; write package\.module:name"),
         ("nowhere.at_all:f", r"^ppo\.judge: 'nowhere\.at_all:f' can't be loaded \(No module named 'nowhere'\)"),
         ("math:squareroot", r"^ppo\.judge: 'math:squareroot' can't be loaded .*; check the path and the name$"),
+        ("math:pi", r"^ppo\.judge: 'math:pi' is 3\.14\d+; name a function \(prompts, answers\) -> scores$"),
         ("missing.py:f", r"^ppo\.judge: 'missing\.py:f' can't be loaded"),
     ],
 )

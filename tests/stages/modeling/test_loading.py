@@ -35,6 +35,13 @@ def test_a_tokenizer_is_loaded_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) 
     assert_close(given.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
+def test_a_reward_model_is_no_language_model(tiny: Any) -> None:
+    """Its embeddings are tied, so that no weight of a language model is missing in it."""
+    with pytest.raises(UserError, match=r": GPT2ForSequenceClassification gives scores and is no language model; give"):
+        loading.load_causal(tiny.reward_model)
+    assert loading.load_causal(tiny.sft) is not None
+
+
 def test_dropouts_are_off_but_those_given(tiny: Any) -> None:
     config = loading.load_causal(tiny.sft, dropouts={"resid_pdrop": 0.25}).config
     assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.25, 0.0, 0.0)
