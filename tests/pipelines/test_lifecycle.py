@@ -81,7 +81,7 @@ def test_what_a_recipe_wires_must_be_there(inputs_of_evaluation, name):
 
 def test_a_required_input_of_an_open_stage_is_not_dropped(tmp_path):
     with pytest.raises(UserError, match="best_of_n reads reward_model"):
-        planner.plan(recipe.load("smoke", ["reward_model=null"], LIFECYCLE), Store(tmp_path / "store"))
+        planner.plan(recipe.load("smoke", ["reward_model=null", "ppo=null"], LIFECYCLE), Store(tmp_path / "store"))
 
 
 def test_a_stage_of_the_running_script_can_not_be_started():

@@ -202,7 +202,7 @@ def test_gradient_of_one_network_that_is_no_number(
     ("name", "message"),
     [
         ("too_few", ":too_few: returned 1 results for 4 answers; return one per answer"),
-        ("not_a_number", "; return a finite number"),
+        ("not_a_number", "; return a finite number below 1e+15"),
         ("missing", "; check the path and the name"),
     ],
 )

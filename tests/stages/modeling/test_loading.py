@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from gptlife.data.errors import UserError
 from gptlife.stages.modeling import loading
 
 
