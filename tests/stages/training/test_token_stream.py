@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gptlife.data.errors import UserError
 from gptlife.data.sources import Source
-from gptlife.data.tokens import SMALLEST_VOCABULARY, encode_text, train_tokenizer
+from gptlife.data.tokens import SMALLEST_VOCABULARY, Encoded, encode_text, train_tokenizer
 from gptlife.stages.training.lm import PackedRows
 from gptlife.stages.training.token_stream import token_stream
 
@@ -35,9 +35,9 @@ def test_documents_by_hand(tmp_path: Path) -> None:
     rows, n_bytes = rows_of(["abc", "d", "e"], tmp_path, 3)
     # a b c | d | e with an end after each: 8 tokens, 7 targets in rows of 3, 3 and 1; rows share a token.
     assert [rows.row(index) for index in range(len(rows))] == [
-        ([a, b, c, END], [False, True, True, True]),
-        ([END, d, END, e], [False, True, True, True]),
-        ([e, END], [False, True]),
+        Encoded([a, b, c, END], [False, True, True, True]),
+        Encoded([END, d, END, e], [False, True, True, True]),
+        Encoded([e, END], [False, True]),
     ]
     assert n_bytes == 5
 
@@ -49,7 +49,7 @@ def test_no_token_is_lost_or_moved(
 ) -> None:
     rows, n_bytes = rows_of(documents, tmp_path_factory.mktemp("stream"), row_length)
     tokens = [token for text in documents for token in [*encode_text(TOKENIZER, text), END]]
-    read = [rows.row(index)[0] for index in range(len(rows))]
+    read = [rows.row(index).tokens for index in range(len(rows))]
     assert [token for row in read for token in row[1:]] == tokens[1:]
     assert [row[0] for row in read] == tokens[:-1:row_length]
     assert {len(row) for row in read[:-1]} <= {row_length + 1}
