@@ -30,6 +30,7 @@ from gptlife.data.errors import UserError
 from gptlife.data.sources import Data
 from gptlife.reward.judges.config import JudgeConfig
 from gptlife.stages.modeling.adapters import LoRA
+from gptlife.stages.preferences.config import check_data
 from gptlife.stages.preferences.rankings import (
     Rankings,
     Row,
@@ -279,6 +280,7 @@ STAGE = Stage(
     inputs=("base",),
     optional=("comparisons",),
     open=True,
+    check=check_data("reward_model"),
     title="reward model",
     family="reward",
     about="A language model with a scalar head: how good an answer is to a prompt, as the labelers rank.",

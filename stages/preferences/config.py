@@ -1,4 +1,4 @@
-"""The fields that the stages on TRL's trainers have in common. Imports no torch."""
+"""What stages that learn from rankings have in common, and the fields of those on TRL's trainers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ SHOWN = 400
 
 
 def check_data(stage: str) -> Callable[[Any, Collection[str]], None]:
-    """The `check` of a stage that learns from `data` or from comparisons. Raises UserError."""
+    """The `check` of a stage that learns from `data`, or from inputs that are outputs of `comparisons`."""
+    return lambda config, inputs: refuse_nothing(stage, config.data, {*inputs} - {"policy", "base"})
 
-    def check(config: PreferenceConfig, inputs: Collection[str]) -> None:
-        if config.data is None and "comparisons" not in inputs:
-            raise UserError(f"{stage}.data: no rankings; give `data`, or the input `comparisons`")
 
-    return check
+def refuse_nothing(stage: str, data: Data | None, comparisons: Collection[Any]) -> None:
+    """Refuse a stage that has neither. Raises UserError."""
+    if data is None and not comparisons:
+        raise UserError(f"{stage}.data: no rankings; give `data`, or the input `comparisons`")
 
 
 class PreferenceConfig(FinetuningConfig):

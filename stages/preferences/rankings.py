@@ -11,6 +11,7 @@ from gptlife.data.errors import UserError
 from gptlife.data.readers import read_jsonl
 from gptlife.data.sources import Data
 from gptlife.data.tokens import Encoded
+from gptlife.stages.preferences.config import refuse_nothing
 
 if TYPE_CHECKING:
     from gptlife.stages.modeling.forward import Batch
@@ -88,8 +89,7 @@ def train_and_held_out(
     from gptlife.data.splits import split
 
     outputs = [path for path in comparisons if path is not None]
-    if data is None and not outputs:
-        raise UserError(f"{stage}.data: no rankings; give `data`, or the input `comparisons`")
+    refuse_nothing(stage, data, outputs)
     if data is None:
         train, held_out = (
             [row for folder in outputs for row in _read(folder / f"{name}.jsonl")] for name in ("train", "validation")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 
@@ -29,3 +30,46 @@ def in_processes(
     for process in running:
         _, error = process.communicate(timeout=200)
         assert process.returncode == 0, error[-3000:]
+
+
+def script(stage: str, algorithm: str, twins: str) -> str:
+    """A script for `in_processes`: an online stage by plain descent, with every step's advantages kept beside it.
+
+    Its first run is called `processes`; with a second argument it goes on with `twins`, code that breaks something and
+    calls `go` with a name.
+    """
+    return _SCRIPT.format(stage=stage, algorithm=algorithm, twins=indent(twins, "    "))
+
+
+_SCRIPT = """\
+import json, os, pathlib, sys
+import torch
+from gptlife.data.config import decode
+from gptlife.reward import advantage
+from gptlife.stages import {stage} as stage
+from gptlife.stages.rl import loop
+
+RANK = int(os.environ.get("RANK", "0"))
+fields, inputs, folder = json.loads(sys.argv[1])
+inputs = {{name: pathlib.Path(path) for name, path in inputs.items()}}
+torch.optim.AdamW = lambda groups, lr, **_: torch.optim.SGD([p for g in groups for p in g["params"]], lr=lr)
+experience_of = stage.{algorithm}.experience
+
+def kept(self, *arguments):
+    experience = experience_of(self, *arguments)
+    advantages.append(experience.advantages_BR.tolist())
+    return experience
+
+stage.{algorithm}.experience = kept
+
+def go(name):
+    global advantages
+    advantages, output = [], pathlib.Path(folder) / name
+    output.mkdir(parents=True, exist_ok=True)
+    stage.run(decode(stage.STAGE.config, fields, "{stage}"), output, **inputs)
+    (output / f"advantages-{{RANK}}.json").write_text(json.dumps(advantages))
+
+go("processes")
+if len(sys.argv) > 2:
+{twins}
+"""

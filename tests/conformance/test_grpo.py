@@ -21,7 +21,7 @@ import pytest
 import shipped
 import torch
 from compare import agree
-from processes import in_processes
+from processes import in_processes, script
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -395,41 +395,15 @@ def test_group_statistics_over_micro_batches(
     weights("sequence", ratio="sequence")
 
 
-SCRIPT = """\
-import json, os, pathlib, sys
-import torch
-from gptlife.data.config import decode
-from gptlife.reward import advantage
-from gptlife.stages import grpo
-
-RANK = int(os.environ.get("RANK", "0"))
-fields, inputs, folder = json.loads(sys.argv[1])
-torch.optim.AdamW = lambda groups, lr, **_: torch.optim.SGD([p for g in groups for p in g["params"]], lr=lr)
-experience_of = grpo.GRPO.experience
-
-def kept(self, *arguments):
-    experience = experience_of(self, *arguments)
-    advantages.append(experience.advantages_BR.tolist())
-    return experience
-
-grpo.GRPO.experience = kept
-
-def go(name):
-    global advantages
-    advantages, output = [], pathlib.Path(folder) / name
-    output.mkdir(parents=True, exist_ok=True)
-    grpo.run(decode(grpo.GRPOConfig, fields, "grpo"), output, **{k: pathlib.Path(path) for k, path in inputs.items()})
-    (output / f"advantages-{RANK}.json").write_text(json.dumps(advantages))
-
-go("processes")
-if len(sys.argv) > 2:
-    group_normalised = advantage.group_normalised
-    def each_its_own(returns_B, k, **options):
-        parts = [group_normalised(returns_B[rank::2], k // 2, **options) for rank in (0, 1)]
-        return torch.stack(parts, 1).flatten()
-    advantage.group_normalised = each_its_own
-    go("alone")
+TWINS = """\
+group_normalised = advantage.group_normalised
+def each_its_own(returns_B, k, **options):
+    parts = [group_normalised(returns_B[rank::2], k // 2, **options) for rank in (0, 1)]
+    return torch.stack(parts, 1).flatten()
+advantage.group_normalised = each_its_own
+go("alone")
 """
+SCRIPT = script("grpo", "GRPO", TWINS)
 
 
 @pytest.mark.slow

@@ -12,50 +12,23 @@ from typing import Any
 
 import pytest
 from compare import agree
-from processes import in_processes
+from processes import in_processes, script
 from safetensors.torch import load_file
 
-SCRIPT = """\
-import json, os, pathlib, sys
-import torch
-from gptlife.data.config import decode
-from gptlife.reward import advantage
-from gptlife.stages import ppo
-from gptlife.stages.rl import loop
-
-RANK = int(os.environ.get("RANK", "0"))
-fields, inputs, folder = json.loads(sys.argv[1])
-torch.optim.AdamW = lambda groups, lr, **_: torch.optim.SGD([p for g in groups for p in g["params"]], lr=lr)
-experience_of = ppo.PPO.experience
-
-def kept(self, *arguments):
-    experience = experience_of(self, *arguments)
-    advantages.append(experience.advantages_BR.tolist())
-    return experience
-
-ppo.PPO.experience = kept
-
-def go(name):
-    global advantages
-    advantages, output = [], pathlib.Path(folder) / name
-    output.mkdir(parents=True, exist_ok=True)
-    ppo.run(decode(ppo.PPOConfig, fields, "ppo"), output, **{key: pathlib.Path(path) for key, path in inputs.items()})
-    (output / f"advantages-{RANK}.json").write_text(json.dumps(advantages))
-
-go("processes")
-if len(sys.argv) > 2:
-    backward_over, whiten = loop.backward_over, advantage.whiten
-    def by_mean(accelerator, model, groups, loss, denominator, last=True):
-        return backward_over(accelerator, model, groups, loss, denominator * accelerator.num_processes, last)
-    loop.backward_over = by_mean
-    go("broken")
-    loop.backward_over = backward_over
-    def each_its_own(x, mask, shift_mean=True):
-        mine = torch.arange(len(x)).unsqueeze(1) % 2 == RANK
-        return whiten(x, mask & mine, shift_mean) + whiten(x, mask & ~mine, shift_mean)
-    advantage.whiten = each_its_own
-    go("alone")
+TWINS = """\
+backward_over, whiten = loop.backward_over, advantage.whiten
+def by_mean(accelerator, model, groups, loss, denominator, last=True):
+    return backward_over(accelerator, model, groups, loss, denominator * accelerator.num_processes, last)
+loop.backward_over = by_mean
+go("broken")
+loop.backward_over = backward_over
+def each_its_own(x, mask, shift_mean=True):
+    mine = torch.arange(len(x)).unsqueeze(1) % 2 == RANK
+    return whiten(x, mask & mine, shift_mean) + whiten(x, mask & ~mine, shift_mean)
+advantage.whiten = each_its_own
+go("alone")
 """
+SCRIPT = script("ppo", "PPO", TWINS)
 ONE: dict[str, Any] = {
     "ptx_length": 8, "ptx_rows_per_episode": 0.5, "ptx_coef": 2.0, "steps": 2, "batch_size": 7, "minibatch_size": 7,
     "max_new_tokens": 6, "warmup_steps": 0, "kl_coef": 0.3, "ema": None, "learning_rate": 0.02,

@@ -130,12 +130,12 @@ def test_what_a_stage_refuses_by_its_inputs_is_refused_by_the_plan(folder, evalu
         assert str(error.value) == f"bad.yaml: {name}{complaint}"
 
 
-@pytest.mark.parametrize("stage", ["ppo", "rloo", "grpo", "cispo", "dpo", "kto"])
+@pytest.mark.parametrize("stage", ["ppo", "rloo", "grpo", "cispo", "reward_model", "dpo", "kto"])
 def test_what_a_stage_learns_from_must_be_planned(folder, stage):
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     (folder / "r.py").write_text("def score(prompts, answers): ...")
-    online = stage not in ("dpo", "kto")
+    online = stage not in ("reward_model", "dpo", "kto")
     field, complaint = (
         ("reward_function", "give either this or the input `reward` (a reward model), not both or none")
         if online
